@@ -1,0 +1,131 @@
+//! The providers of push, one folder each.
+//!
+//! A provider turns a notification for one device into a request ([`Provider::prepare`], pure but for
+//! the randomness it is given) and sends that ([`Provider::attempt`], once; retries, limits and
+//! metrics are the dispatcher's). What an answer means is one pure function per provider, in its
+//! `outcome.rs`.
+
+use std::{sync::Arc, time::Instant};
+
+use shared::{clock::Clock, random::Random};
+
+use crate::{
+    config::{OpaqueOptions, PayloadMode},
+    notification::{Device, Notification},
+    opaque::Identifiers,
+    outcome::Outcome,
+};
+
+pub mod apns;
+pub mod fcm;
+pub mod unified_push;
+pub mod web_push;
+
+/// What a payload depends on besides the notification: the app's options, time and randomness.
+#[derive(Clone, Debug)]
+pub struct AppContext {
+    /// The app's mode.
+    pub mode: PayloadMode,
+    /// The app's `opaque:`.
+    pub opaque: OpaqueOptions,
+    /// The app's rotating identifiers; they outlive a reload.
+    pub identifiers: Arc<Identifiers>,
+    /// Where the time comes from.
+    pub clock: Clock,
+    /// Where randomness comes from.
+    pub random: Random,
+}
+
+/// One app's provider.
+pub enum Provider {
+    /// Apple Push Notification service
+    Apns(apns::Apns),
+    /// Firebase Cloud Messaging, HTTP v1
+    Fcm(fcm::Fcm),
+    /// Web Push (RFC 8030)
+    WebPush(web_push::WebPush),
+    /// UnifiedPush push servers
+    UnifiedPush(unified_push::UnifiedPush),
+}
+
+/// A request made ready for one device; it can be sent again.
+pub enum Push {
+    /// for [`Provider::Apns`]
+    Apns(apns::Push),
+    /// for [`Provider::Fcm`]
+    Fcm(fcm::Push),
+    /// for [`Provider::WebPush`]
+    WebPush(web_push::Push),
+    /// for [`Provider::UnifiedPush`]
+    UnifiedPush(unified_push::Push),
+}
+
+/// What one attempt gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// What it means.
+    pub outcome: Outcome,
+    /// The provider's HTTP status, when it answered.
+    pub status: Option<u16>,
+}
+
+impl Provider {
+    /// Makes the request for one device.
+    ///
+    /// # Errors
+    ///
+    /// The outcome, when there is nothing to send: suppressed, rejected, or too large.
+    pub fn prepare(
+        &self,
+        context: &AppContext,
+        notification: &Notification,
+        device: &Device,
+    ) -> Result<Push, Outcome> {
+        match self {
+            Self::Apns(provider) => provider
+                .prepare(context, notification, device)
+                .map(Push::Apns),
+            Self::Fcm(provider) => provider
+                .prepare(context, notification, device)
+                .map(Push::Fcm),
+            Self::WebPush(provider) => provider
+                .prepare(context, notification, device)
+                .map(Push::WebPush),
+            Self::UnifiedPush(provider) => provider
+                .prepare(context, notification, device)
+                .map(Push::UnifiedPush),
+        }
+    }
+
+    /// Sends a request once and says what the answer means; ends by `deadline`.
+    ///
+    /// # Panics
+    ///
+    /// When `push` was prepared by a provider of another type.
+    pub async fn attempt(&self, push: &Push, deadline: Instant) -> Attempt {
+        match (self, push) {
+            (Self::Apns(provider), Push::Apns(push)) => provider.attempt(push, deadline).await,
+            (Self::Fcm(provider), Push::Fcm(push)) => provider.attempt(push, deadline).await,
+            (Self::WebPush(provider), Push::WebPush(push)) => {
+                provider.attempt(push, deadline).await
+            }
+            (Self::UnifiedPush(provider), Push::UnifiedPush(push)) => {
+                provider.attempt(push, deadline).await
+            }
+            (Self::Apns(_) | Self::Fcm(_) | Self::WebPush(_) | Self::UnifiedPush(_), _) => {
+                unreachable!("a push is sent by the provider that prepared it")
+            }
+        }
+    }
+
+    /// When the gateway's own credentials with the provider expire, in seconds since 1970, where they do
+    /// so by themselves (a certificate; an OAuth or provider token that is renewed in time is given, too).
+    #[must_use]
+    pub fn credentials_expire_at(&self) -> Option<i64> {
+        match self {
+            Self::Apns(provider) => provider.credentials_expire_at(),
+            Self::Fcm(provider) => provider.credentials_expire_at(),
+            Self::WebPush(_) | Self::UnifiedPush(_) => None,
+        }
+    }
+}
