@@ -1,5 +1,7 @@
 //! Apple Push Notification service.
 
+mod payload;
+
 use std::time::Instant;
 
 use shared::{clock::Clock, http_client::HttpClient, random::Random};
