@@ -5,3 +5,4 @@ pub mod notification;
 pub mod opaque;
 pub mod outcome;
 pub mod provider;
+mod retry_after;
