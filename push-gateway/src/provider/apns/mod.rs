@@ -1,5 +1,7 @@
 //! Apple Push Notification service.
 
+mod outcome;
+
 use std::time::Instant;
 
 use shared::{clock::Clock, http_client::HttpClient, random::Random};

@@ -1,5 +1,7 @@
 //! Firebase Cloud Messaging, HTTP v1.
 
+mod outcome;
+
 use std::time::Instant;
 
 use shared::{clock::Clock, http_client::HttpClient, random::Random};
