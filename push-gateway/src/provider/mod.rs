@@ -17,7 +17,9 @@ use crate::{
 };
 
 pub mod apns;
+mod detail;
 pub mod fcm;
+mod transport;
 pub mod unified_push;
 pub mod web_push;
 

@@ -1,5 +1,6 @@
 //! Apple Push Notification service.
 
+mod outcome;
 mod payload;
 
 use std::time::Instant;

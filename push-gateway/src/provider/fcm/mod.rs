@@ -1,5 +1,6 @@
 //! Firebase Cloud Messaging, HTTP v1.
 
+mod outcome;
 mod payload;
 
 use std::time::Instant;
