@@ -33,6 +33,9 @@ use crate::{
 /// allows 1000.
 const LONGEST: usize = 2048;
 
+/// The longest name that DNS knows (RFC 1035 §2.3.4), which bounds what is kept per push service.
+const LONGEST_HOST: usize = 253;
+
 /// A well-formed endpoint. It may not be printed: its path is the secret that lets one push.
 pub(super) struct Endpoint {
     uri: Uri,
@@ -94,6 +97,9 @@ impl Endpoint {
             Host::Domain(_) => None,
         };
         let host = url.host_str()?;
+        if host.len() > LONGEST_HOST {
+            return None;
+        }
         let netloc = if writes_port(authority) {
             format!("{host}:{}", url.port_or_known_default()?)
         } else {
@@ -263,6 +269,7 @@ mod tests {
     #[test]
     fn what_is_no_endpoint_is_refused() {
         let long = format!("https://push.example/{}", "x".repeat(LONGEST));
+        let long_host = format!("https://{}example/x", "x.".repeat(LONGEST_HOST / 2));
         for text in [
             "",
             "push.example/x",
@@ -292,6 +299,7 @@ mod tests {
             "file:///etc/passwd",
             "javascript://push.example/x",
             &long,
+            &long_host,
         ] {
             assert!(Endpoint::parse(text).is_none(), "{text}");
         }

@@ -168,3 +168,134 @@ pub(super) fn push_headers(ttl: u32, urgency: Urgency) -> HeaderMap {
 const TTL: HeaderName = HeaderName::from_static("ttl");
 const URGENCY: HeaderName = HeaderName::from_static("urgency");
 const TOPIC: HeaderName = HeaderName::from_static("topic");
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{notification::Pushkey, sealed::plaintext::Plaintext};
+
+    /// The receiver of RFC 8291 Appendix A.
+    const P256DH: &str =
+        "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4";
+    const AUTH: &str = "BTBZMqHH6r4Tts7J_aSIgg";
+    const ENDPOINT: &str = "https://push.example/x";
+
+    #[test]
+    fn a_subscription_is_pushkey_auth_and_endpoint() {
+        let device = device(
+            P256DH,
+            json!({"endpoint": ENDPOINT, "auth": AUTH, "more": null}),
+        );
+        let (endpoint, keys) = subscription(&device).unwrap();
+        assert_eq!(endpoint.origin().as_str(), "https://push.example");
+        assert_eq!(keys.p256dh[..2], [4, 0x25]);
+        assert_eq!(keys.auth.expose()[0], 5);
+    }
+
+    #[test]
+    fn keys_are_read_in_either_alphabet_with_or_without_padding() {
+        let standard = |text: &str| text.replace('-', "+").replace('_', "/");
+        for (p256dh, auth) in [
+            (P256DH.to_owned(), AUTH.to_owned()),
+            (format!("{P256DH}="), format!("{AUTH}==")),
+            (standard(P256DH), standard(AUTH)),
+            (
+                format!("{}=", standard(P256DH)),
+                format!("{}==", standard(AUTH)),
+            ),
+        ] {
+            let device = device(&p256dh, json!({"endpoint": ENDPOINT, "auth": auth}));
+            assert!(subscription(&device).is_some(), "{p256dh} {auth}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_whole_subscription_is_refused() {
+        let good = json!({"endpoint": ENDPOINT, "auth": AUTH});
+        let with = |name: &str, value: Value| {
+            let mut data = good.clone();
+            data[name] = value;
+            data
+        };
+        for (pushkey, data) in [
+            ("", good.clone()),
+            ("not base64!", good.clone()),
+            // one byte less, one byte more
+            (&P256DH[..86], good.clone()),
+            (&format!("{P256DH}AA"), good.clone()),
+            (P256DH, json!({})),
+            (P256DH, json!({"endpoint": ENDPOINT})),
+            (P256DH, json!({"auth": AUTH})),
+            (P256DH, with("auth", Value::Null)),
+            (P256DH, with("auth", json!(""))),
+            (P256DH, with("auth", json!([AUTH]))),
+            (P256DH, with("auth", json!("BTBZMqHH6r4Tts7J_aSI"))),
+            (P256DH, with("auth", json!("BTBZMqHH6r4Tts7J_aSIggAA"))),
+            (P256DH, with("endpoint", json!(7))),
+            (P256DH, with("endpoint", json!("push.example/x"))),
+        ] {
+            assert!(
+                subscription(&device(pushkey, data.clone())).is_none(),
+                "{pushkey} {data}"
+            );
+        }
+        let mut without_data = device(P256DH, good);
+        without_data.data = None;
+        assert!(subscription(&without_data).is_none());
+    }
+
+    #[test]
+    fn a_key_off_the_curve_rejects_the_pushkey() {
+        let keys = ReceiverKeys::parse(&format!("{}A", &P256DH[..86]), AUTH).unwrap();
+        let sealed = seal_body(&keys, &payload(None), &Random::seeded(1));
+        assert_eq!(sealed, Err(Outcome::Rejected(Rejected::InvalidData)));
+    }
+
+    #[test]
+    fn an_encrypted_push_has_these_headers_and_no_others() {
+        let headers = sealed_headers(&payload(Some("abcdefghijklmnopqrstuv")));
+        let mut lines: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        lines.sort();
+        assert_eq!(
+            lines,
+            [
+                "content-encoding: aes128gcm",
+                "content-type: application/octet-stream",
+                "topic: abcdefghijklmnopqrstuv",
+                "ttl: 86400",
+                "urgency: high",
+                "user-agent: nocturne",
+            ]
+        );
+        assert!(!sealed_headers(&payload(None)).contains_key(TOPIC));
+    }
+
+    fn payload(topic: Option<&str>) -> Payload {
+        Payload {
+            plaintext: Plaintext {
+                json: b"{}".to_vec(),
+                padded_to: 512,
+            },
+            ttl: 86_400,
+            urgency: Urgency::High,
+            topic: topic.map(str::to_owned),
+        }
+    }
+
+    fn device(pushkey: &str, data: Value) -> Device {
+        let Value::Object(data) = data else {
+            unreachable!("the tests' data is an object")
+        };
+        Device {
+            app_id: "com.example".to_owned(),
+            pushkey: Pushkey::new(pushkey),
+            pushkey_ts: None,
+            data: Some(data),
+        }
+    }
+}

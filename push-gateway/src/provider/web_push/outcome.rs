@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn retry_after_is_kept_in_either_form() {
-        let minute = Retry::After(Duration::from_secs(60));
+        let minute = Retry::After(Duration::from_mins(1));
         for value in ["60", "Thu, 01 Jan 1970 00:01:00 GMT"] {
             for (status, cause) in [(429, Cause::Throttled), (503, Cause::ProviderError)] {
                 let expected = Failure::new(cause, status.to_string(), minute);
