@@ -1,5 +1,8 @@
 //! Apple Push Notification service.
 
+mod outcome;
+mod payload;
+
 use std::time::Instant;
 
 use shared::{clock::Clock, http_client::HttpClient, random::Random};

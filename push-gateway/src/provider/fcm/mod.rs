@@ -1,5 +1,8 @@
 //! Firebase Cloud Messaging, HTTP v1.
 
+mod outcome;
+mod payload;
+
 use std::time::Instant;
 
 use shared::{clock::Clock, http_client::HttpClient, random::Random};
