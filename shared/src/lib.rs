@@ -7,3 +7,4 @@ pub mod http_client;
 pub mod random;
 pub mod secret;
 pub mod telemetry;
+pub mod yaml;
