@@ -335,16 +335,15 @@ impl Mapping {
         };
         let mut position_by_key = BTreeMap::new();
         for entry in written {
-            match position_by_key.get(&entry.key.text) {
-                Some(&position) => {
-                    let earlier: &mut Entry = &mut mapping.entries[position];
+            let position = *position_by_key
+                .entry(entry.key.text.clone())
+                .or_insert(mapping.entries.len());
+            match mapping.entries.get_mut(position) {
+                Some(earlier) => {
                     mapping.repeated.push((entry.key.clone(), earlier.key.line));
                     *earlier = entry;
                 }
-                None => {
-                    position_by_key.insert(entry.key.text.clone(), mapping.entries.len());
-                    mapping.entries.push(entry);
-                }
+                None => mapping.entries.push(entry),
             }
         }
         let mut known: BTreeSet<String> = position_by_key.into_keys().collect();

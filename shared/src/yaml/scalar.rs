@@ -77,14 +77,13 @@ fn integer(text: &str) -> Option<Scalar> {
         return None;
     }
     if digits.contains(':') {
-        return sexagesimal(digits)
-            .map(|value| Scalar::Integer(value.and_then(|value| value.checked_mul(sign))));
+        return sexagesimal(digits, sign);
     }
     in_radix(digits, 10)
 }
 
-/// `1:30` is ninety, a gift of YAML 1.1. `None`: not of that form; `Some(None)`: too large.
-fn sexagesimal(text: &str) -> Option<Option<i128>> {
+/// `1:30` is ninety, a gift of YAML 1.1.
+fn sexagesimal(text: &str, sign: i128) -> Option<Scalar> {
     let mut parts = text.split(':');
     let first = parts.next()?.replace('_', "");
     if first.is_empty() || !first.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -99,7 +98,9 @@ fn sexagesimal(text: &str) -> Option<Option<i128>> {
         }
         value = value.and_then(|value| value.checked_mul(60)?.checked_add(part));
     }
-    Some(value)
+    Some(Scalar::Integer(
+        value.and_then(|value| value.checked_mul(sign)),
+    ))
 }
 
 fn float(text: &str) -> Option<Scalar> {

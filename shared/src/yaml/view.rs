@@ -119,7 +119,12 @@ impl<'a> Value<'a> {
         let shown = shorten(text);
         match meaning {
             Scalar::Text => format!("{shown:?}"),
-            _ => format!("{kind} {shown}"),
+            Scalar::Null
+            | Scalar::Boolean(_)
+            | Scalar::Integer(_)
+            | Scalar::Float(_)
+            | Scalar::Timestamp
+            | Scalar::Merge => format!("{kind} {shown}"),
         }
     }
 
@@ -419,10 +424,10 @@ impl<'a> Section<'a> {
 
     /// The section `key`; an empty one if it is not there.
     #[must_use]
-    pub fn section(&self, key: &'static str) -> Section<'a> {
+    pub fn section(&self, key: &'static str) -> Self {
         match self.get(key) {
             Some(value) => value.section(),
-            None => Section {
+            None => Self {
                 path: join(&self.path, key),
                 line: self.line,
                 entries: &[],
@@ -546,7 +551,7 @@ mod tests {
 
     #[test]
     fn values_of_the_right_type_are_read() {
-        let day = Duration::ZERO..=Duration::from_secs(86_400);
+        let day = Duration::ZERO..=Duration::from_hours(24);
         assert_eq!(
             read("abc", |v| v.text().map(str::to_owned)),
             Ok("abc".to_owned())
@@ -567,7 +572,7 @@ mod tests {
         );
         assert_eq!(
             read("12h", |v| v.duration(day)),
-            Ok(Duration::from_secs(43_200))
+            Ok(Duration::from_hours(12))
         );
         assert_eq!(read("512KiB", |v| v.size(0..=1 << 30)), Ok(524_288));
         assert_eq!(read("b", |v| v.choice(&[("a", 1), ("b", 2)])), Ok(2));
@@ -577,7 +582,7 @@ mod tests {
 
     #[test]
     fn values_of_the_wrong_type_are_told_what_was_found_and_expected() {
-        let minute = Duration::from_secs(1)..=Duration::from_secs(60);
+        let minute = Duration::from_secs(1)..=Duration::from_mins(1);
         for (found, problem) in [
             (
                 read("12", |v| v.text().map(drop)),
