@@ -12,3 +12,4 @@ pub mod rate_limit;
 pub mod secret;
 pub mod telemetry;
 pub mod tls;
+pub mod yaml;
