@@ -5,4 +5,5 @@ pub mod notification;
 pub mod opaque;
 pub mod outcome;
 pub mod provider;
+mod python_json;
 pub mod sealed;
