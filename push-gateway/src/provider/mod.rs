@@ -18,6 +18,7 @@ use crate::{
 
 pub mod apns;
 pub mod fcm;
+mod payload;
 pub mod unified_push;
 pub mod web_push;
 
