@@ -26,7 +26,7 @@ use crate::{
     opaque::Identifiers,
     outcome::Rejected,
     provider::{
-        AppContext, Provider, Push, apns::Apns, fcm::Fcm, unified_push::UnifiedPush,
+        AppContext, OriginKey, Provider, Push, apns::Apns, fcm::Fcm, unified_push::UnifiedPush,
         web_push::WebPush,
     },
 };
@@ -285,9 +285,11 @@ impl App {
         match &self.breakers {
             Breakers::OfProvider(breaker) => Arc::clone(breaker),
             Breakers::ByOrigin(breakers) => {
-                let origin = push.origin_key();
+                let Some(origin) = push.origin_key() else {
+                    return Arc::new(Breaker::new(now));
+                };
                 let mut breakers = breakers.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(breaker) = breakers.get(&origin) {
+                if let Some(breaker) = breakers.get(origin) {
                     return Arc::clone(breaker);
                 }
                 if breakers.len() >= ORIGINS {
@@ -297,7 +299,7 @@ impl App {
                     }
                 }
                 let breaker = Arc::new(Breaker::new(now));
-                breakers.insert(origin, Arc::clone(&breaker));
+                breakers.insert(origin.clone(), Arc::clone(&breaker));
                 breaker
             }
         }
@@ -358,7 +360,7 @@ fn same_key(one: Option<&SharedKey>, other: Option<&SharedKey>) -> bool {
 
 enum Breakers {
     OfProvider(Arc<Breaker>),
-    ByOrigin(Mutex<HashMap<u64, Arc<Breaker>>>),
+    ByOrigin(Mutex<HashMap<OriginKey, Arc<Breaker>>>),
 }
 
 /// Pushkeys that were rejected after their homeserver had been answered (`opaque.jitter`), as keyed

@@ -23,6 +23,7 @@ pub mod outcome;
 pub mod provider;
 mod retry_after;
 pub mod router;
+mod python_json;
 pub mod sealed;
 
 use config::Config;
