@@ -6,3 +6,4 @@ pub mod opaque;
 pub mod outcome;
 pub mod provider;
 mod retry_after;
+pub mod sealed;

@@ -19,4 +19,38 @@ impl Identifiers {
         let _ = (options, clock, random);
         todo!("in work")
     }
+
+    /// The identifier of one event for one device, the same for every try within an epoch.
+    #[must_use]
+    pub fn for_event(&self, app_id: &str, pushkey: &str, event_id: &str) -> Identifier {
+        let _ = (app_id, pushkey, event_id);
+        todo!("in work")
+    }
+
+    /// An identifier of nothing: for a push without an event.
+    #[must_use]
+    pub fn random(&self) -> Identifier {
+        todo!("in work")
+    }
+
+    /// The collapse tag of one room for one device, the same within an epoch: 22 characters of base64url.
+    #[must_use]
+    pub fn collapse_tag(&self, pushkey: &str, room_id: &str) -> String {
+        let _ = (pushkey, room_id);
+        todo!("in work")
+    }
+}
+
+impl Identifier {
+    /// 22 characters of base64url.
+    #[must_use]
+    pub fn to_base64url(self) -> String {
+        todo!("in work")
+    }
+
+    /// The bytes as a UUID, lower case, for `apns-id`.
+    #[must_use]
+    pub fn to_uuid(self) -> String {
+        todo!("in work")
+    }
 }

@@ -1,6 +1,7 @@
 //! Apple Push Notification service.
 
 mod outcome;
+mod payload;
 
 use std::time::Instant;
 

@@ -1,6 +1,7 @@
 //! Firebase Cloud Messaging, HTTP v1.
 
 mod outcome;
+mod payload;
 
 use std::time::Instant;
 

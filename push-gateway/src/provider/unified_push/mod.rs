@@ -1,5 +1,7 @@
 //! UnifiedPush push servers (spec/opaque-push.md §6).
 
+mod payload;
+
 use std::time::Instant;
 
 use shared::{clock::Clock, http_client::HttpClient, random::Random};

@@ -1,5 +1,7 @@
 //! Web Push (RFC 8030, 8291, 8292).
 
+pub(super) mod payload;
+
 use std::time::Instant;
 
 use shared::{clock::Clock, http_client::HttpClient, random::Random};
