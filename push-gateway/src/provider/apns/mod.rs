@@ -1,7 +1,9 @@
 //! Apple Push Notification service.
 
+mod device_token;
 mod outcome;
 mod payload;
+mod token;
 
 use std::time::Instant;
 

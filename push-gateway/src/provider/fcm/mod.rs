@@ -1,7 +1,9 @@
 //! Firebase Cloud Messaging, HTTP v1.
 
+mod oauth;
 mod outcome;
 mod payload;
+mod token;
 
 use std::time::Instant;
 
