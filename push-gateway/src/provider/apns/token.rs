@@ -16,10 +16,10 @@ use serde::Serialize;
 use shared::secret::Secret;
 
 /// After how long a token is replaced, so that it never comes near Apple's hour.
-const RENEW_AFTER: Duration = Duration::from_secs(45 * 60);
+const RENEW_AFTER: Duration = Duration::from_mins(45);
 
 /// How long a token is kept in any case: Apple answers `TooManyProviderTokenUpdates` otherwise.
-const KEEP_FOR: Duration = Duration::from_secs(20 * 60);
+const KEEP_FOR: Duration = Duration::from_mins(20);
 
 /// How long Apple accepts a token.
 const LIFETIME_SECONDS: u64 = 60 * 60;
@@ -197,7 +197,7 @@ mod tests {
 
     use super::*;
 
-    const MINUTE: Duration = Duration::from_secs(60);
+    const MINUTE: Duration = Duration::from_mins(1);
 
     struct Fixture {
         token: ProviderToken,

@@ -28,7 +28,7 @@ const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
 const ASSERTION_SECONDS: u64 = 60 * 60;
 
 /// What is assumed of a token whose answer does not say how long it lives: Google's constant.
-const USUAL_LIFETIME: Duration = Duration::from_secs(60 * 60);
+const USUAL_LIFETIME: Duration = Duration::from_hours(1);
 
 /// Google's token endpoint, as one service account uses it.
 pub(super) struct OAuth {

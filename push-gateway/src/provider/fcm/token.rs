@@ -17,20 +17,19 @@ use tokio::task::AbortHandle;
 use crate::outcome::{Cause, Failure, Retry};
 
 /// How long before its expiry a token is replaced.
-const REFRESH_BEFORE: Duration = Duration::from_secs(5 * 60);
+const REFRESH_BEFORE: Duration = Duration::from_mins(5);
 
 /// A token this young that FCM refuses is not refused for its age: another one would not help.
-const FRESH: Duration = Duration::from_secs(60);
+const FRESH: Duration = Duration::from_mins(1);
 
 /// What a token's lifetime is taken to be at least and at most, whatever the answer says.
-const LIFETIMES: (Duration, Duration) =
-    (Duration::from_secs(60), Duration::from_secs(24 * 60 * 60));
+const LIFETIMES: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(24));
 
 /// How long a failure stands before the token endpoint is asked again: at first, and at most by doubling.
 const DELAYS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// The longest `Retry-After` of the token endpoint that is followed.
-const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
+const LONGEST_WAIT: Duration = Duration::from_mins(5);
 
 /// The access token of one service account.
 ///
@@ -245,7 +244,7 @@ impl AccessToken {
         Self {
             authorization: grant.authorization,
             fetched_at: now,
-            refresh_at: now + lifetime - REFRESH_BEFORE.min(lifetime / 2),
+            refresh_at: now + lifetime.saturating_sub(REFRESH_BEFORE).max(lifetime / 2),
             expires_at: now + lifetime,
             expires_at_unix: unix_seconds.saturating_add(lifetime.as_secs()),
         }
