@@ -19,6 +19,7 @@ use crate::{
 pub mod apns;
 mod detail;
 pub mod fcm;
+mod payload;
 mod transport;
 pub mod unified_push;
 pub mod web_push;

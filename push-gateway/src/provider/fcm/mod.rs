@@ -29,11 +29,11 @@ use self::{
     payload::PayloadOptions,
     token::{AccessToken, AccessTokens},
 };
-use super::{AppContext, Attempt, transport};
+use super::{AppContext, Attempt, renewal::renew_if_asked, transport};
 use crate::{
     config,
     notification::{Device, Notification},
-    outcome::{Cause, Failure, Outcome, Retry},
+    outcome::Outcome,
 };
 
 /// The provider of one app.
@@ -60,6 +60,10 @@ impl Fcm {
     /// # Errors
     ///
     /// A text that names what cannot work.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "every provider is made in the same way"
+    )]
     pub fn new(
         config: &config::Fcm,
         request_timeout: Duration,
@@ -137,7 +141,7 @@ impl Fcm {
             self.clock.wall(),
         );
         Attempt {
-            outcome: self.renew_if_asked(outcome, &token),
+            outcome: renew_if_asked(outcome, || self.tokens.renew(&token)),
             status: Some(answer.status.as_u16()),
         }
     }
@@ -151,24 +155,6 @@ impl Fcm {
             .headers_mut()
             .insert(AUTHORIZATION, token.authorization.clone());
         request
-    }
-
-    /// Credentials that may be tried again at once are a refused access token, and only with another one.
-    fn renew_if_asked(&self, outcome: Outcome, used: &Arc<AccessToken>) -> Outcome {
-        let Outcome::Failed(
-            mut failure @ Failure {
-                cause: Cause::Credentials,
-                retry: Retry::Now,
-                ..
-            },
-        ) = outcome
-        else {
-            return outcome;
-        };
-        if !self.tokens.renew(used) {
-            failure.retry = Retry::Never;
-        }
-        failure.into()
     }
 
     /// When the current access token expires, in seconds since 1970.

@@ -428,7 +428,7 @@ mod tests {
         let fixture = Fixture::new();
         fixture.endpoint.may_answer.add_permits(1);
         let first = fixture.get().await.expect("a token");
-        fixture.clock.advance(55 * 60 * SECOND - SECOND);
+        fixture.clock.advance((55 * 60 - 1) * SECOND);
         assert!(Arc::ptr_eq(&first, &fixture.get().await.expect("a token")));
         tokio::task::yield_now().await;
         assert_eq!(fixture.asked(), 1);
@@ -460,11 +460,13 @@ mod tests {
         for (given, refreshed_after) in [
             (Duration::ZERO, 30 * SECOND),
             (400 * SECOND, 200 * SECOND),
-            (Duration::MAX, 24 * 3600 * SECOND - REFRESH_BEFORE),
+            (Duration::MAX, (24 * 60 - 5) * 60 * SECOND),
         ] {
             let fixture = Fixture::answering(Ok(given));
             fixture.get().await.expect("a token");
-            fixture.clock.advance(refreshed_after - SECOND);
+            fixture
+                .clock
+                .advance(refreshed_after.saturating_sub(SECOND));
             fixture.get().await.expect("a token");
             assert_eq!(fixture.asked(), 1);
             fixture.clock.advance(SECOND);
@@ -483,7 +485,7 @@ mod tests {
             let failure = fixture.get().await.expect_err("no token");
             asked += 1;
             assert_eq!(failure, outage(Retry::After(delay)));
-            fixture.clock.advance(delay - SECOND / 2);
+            fixture.clock.advance(delay.saturating_sub(SECOND / 2));
             let failure = fixture.get().await.expect_err("no token");
             assert_eq!(failure, outage(Retry::After(SECOND / 2)));
             assert_eq!(fixture.asked(), asked);
@@ -551,7 +553,7 @@ mod tests {
     async fn a_fresh_token_that_is_refused_is_kept() {
         let fixture = Fixture::answering(Ok(3600 * SECOND));
         let token = fixture.get().await.expect("a token");
-        fixture.clock.advance(FRESH - SECOND);
+        fixture.clock.advance(FRESH.saturating_sub(SECOND));
         assert!(!fixture.tokens.renew(&token));
         assert!(Arc::ptr_eq(&token, &fixture.get().await.expect("a token")));
         assert_eq!(fixture.asked(), 1);
