@@ -21,9 +21,9 @@ pub mod notify;
 pub mod opaque;
 pub mod outcome;
 pub mod provider;
+mod python_json;
 mod retry_after;
 pub mod router;
-mod python_json;
 pub mod sealed;
 
 use config::Config;

@@ -20,8 +20,8 @@ pub mod apns;
 mod detail;
 mod endpoint;
 pub mod fcm;
-mod transport;
 mod payload;
+mod transport;
 pub mod unified_push;
 pub mod web_push;
 
