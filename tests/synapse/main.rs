@@ -82,6 +82,10 @@ async fn a_dead_token_takes_its_pusher_with_it() {
     };
     let stage = Stage::set(&python).await;
     let devices = stage.register_every_device().await;
+    stage.bob.send(&stage.room, "see you there").await;
+    for server in stage.servers() {
+        server.wait_for(1, PATIENCE).await;
+    }
     assert_eq!(stage.alice.pushers().await.len(), 4);
 
     let gone = Reply::apns(410, "Unregistered").timestamp(IN_2100_MILLISECONDS);
