@@ -22,7 +22,7 @@ use crate::{
     metrics::InFlight,
     notification::{Device, Notification},
     notify::Request,
-    outcome::{Cause, Failure, Outcome, Rejected, Retry, Suppressed},
+    outcome::{Cause, Failure, Outcome, Retry, Suppressed},
     provider::{Attempt, Push},
 };
 
@@ -69,11 +69,11 @@ pub(crate) async fn dispatch(
     } = request;
     let notification = Arc::new(notification);
     let mut outcomes: Vec<Option<Outcome>> = vec![None; devices.len()];
-    let mut by_app: HashMap<*const App, (&Arc<App>, Vec<usize>)> = HashMap::new();
+    let mut by_app: HashMap<&str, (&Arc<App>, Vec<usize>)> = HashMap::new();
     for (index, device) in devices.iter().enumerate() {
         match state.apps.find(&device.app_id) {
             Ok(app) => by_app
-                .entry(Arc::as_ptr(app))
+                .entry(&*app.name)
                 .or_insert_with(|| (app, Vec::new()))
                 .1
                 .push(index),
@@ -509,11 +509,10 @@ fn trace(
     }
 }
 
-/// What is rejected without an app to count it.
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::notification::Pushkey;
+    use crate::{notification::Pushkey, outcome::Rejected};
 
     fn device(pushkey: &str) -> Device {
         Device {
