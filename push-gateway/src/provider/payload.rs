@@ -7,7 +7,7 @@ use crate::{
     config::{Collapse, PayloadMode},
     notification::{Device, Notification, Priority},
     opaque::Identifier,
-    outcome::{Outcome, Rejected},
+    outcome::{Outcome, Rejected, Suppressed},
 };
 
 /// The form that a notification takes for one device.
@@ -52,6 +52,18 @@ pub(super) fn is_low(context: &AppContext, notification: &Notification) -> bool 
     match notification.priority {
         Priority::High => false,
         Priority::Low => context.mode == PayloadMode::Sygnal || context.opaque.low_priority,
+    }
+}
+
+/// Refuses a push without an event where a provider could not be told apart from one with.
+///
+/// # Errors
+///
+/// [`Suppressed::CountsOnly`]
+pub(super) fn expect_event(notification: &Notification) -> Result<(), Outcome> {
+    match notification.event_id() {
+        Some(_) => Ok(()),
+        None => Err(Outcome::Suppressed(Suppressed::CountsOnly)),
     }
 }
 

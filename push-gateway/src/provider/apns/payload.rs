@@ -12,7 +12,10 @@ use crate::{
     outcome::{Outcome, Suppressed},
     provider::{
         AppContext,
-        payload::{Form, collapse_tag, default_payload, identifier, is_low, is_truthy, non_empty},
+        payload::{
+            Form, collapse_tag, default_payload, expect_event, identifier, is_low, is_truthy,
+            non_empty,
+        },
     },
 };
 
@@ -367,14 +370,6 @@ fn badge(options: PayloadOptions, notification: &Notification) -> Option<Value> 
     }
     let sum: i128 = counts.into_iter().flatten().map(i128::from).sum();
     Number::from_i128(sum).map(Value::Number)
-}
-
-/// A push without an event is none that the user should see; Apple is not told about it.
-fn expect_event(notification: &Notification) -> Result<(), Outcome> {
-    match notification.event_id() {
-        Some(_) => Ok(()),
-        None => Err(Outcome::Suppressed(Suppressed::CountsOnly)),
-    }
 }
 
 #[cfg(test)]
