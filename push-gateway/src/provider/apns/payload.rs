@@ -722,7 +722,7 @@ mod tests {
     fn wake_is_the_same_for_every_push() {
         let context = context(PayloadMode::Wake);
         let one = build(PLAIN, &context, &dummy(), &device(default_aps())).unwrap();
-        context.clock.advance(Duration::from_secs(60));
+        context.clock.advance(Duration::from_mins(1));
         let other = build(PLAIN, &context, &event_id_only(), &device(Value::Null)).unwrap();
         assert_eq!(
             one.body,
@@ -823,21 +823,15 @@ mod tests {
 
     fn truncated(aps: &Value, budget: usize) -> Value {
         let mut empty = aps.clone();
-        match &mut empty["alert"] {
-            Value::String(text) => text.clear(),
-            alert => {
-                if let Some(body) = alert.get_mut("body") {
-                    *body = "".into();
-                }
-                for argument in alert
-                    .get_mut("loc-args")
-                    .and_then(Value::as_array_mut)
-                    .into_iter()
-                    .flatten()
-                {
-                    *argument = "".into();
-                }
-            }
+        let alert = &mut empty["alert"];
+        if alert.is_string() {
+            *alert = "".into();
+        }
+        if let Some(body) = alert.get_mut("body") {
+            *body = "".into();
+        }
+        if let Some(Value::Array(arguments)) = alert.get_mut("loc-args") {
+            arguments.fill("".into());
         }
         let overhead = python_json::to_utf8(&json!({"aps": empty})).len();
         let payload = json!({"aps": aps});

@@ -113,7 +113,9 @@ pub(in crate::provider) fn device(data: Value) -> Device {
     let data = match data {
         Value::Object(data) => Some(data),
         Value::Null => None,
-        other => panic!("data is an object: {other}"),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            panic!("data is an object")
+        }
     };
     Device {
         app_id: "com.example.app".to_owned(),
