@@ -5,5 +5,6 @@ pub mod notification;
 pub mod opaque;
 pub mod outcome;
 pub mod provider;
+mod python_json;
 mod retry_after;
 pub mod sealed;

@@ -20,6 +20,7 @@ pub mod apns;
 mod detail;
 mod endpoint;
 pub mod fcm;
+mod payload;
 mod transport;
 pub mod unified_push;
 pub mod web_push;
