@@ -7,7 +7,7 @@ use http::{HeaderMap, header::RETRY_AFTER};
 /// The longest time that is believed.
 ///
 /// No request lives long enough to wait even for this; the cap only keeps sums with the value in range.
-pub(crate) const LONGEST: Duration = Duration::from_secs(60 * 60);
+pub(crate) const LONGEST: Duration = Duration::from_hours(1);
 
 /// The time that the answer's `Retry-After` names: seconds, or an HTTP date compared with `now`.
 ///
@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn seconds_are_taken_as_they_are() {
         assert_eq!(parsed(b"0"), Some(Duration::ZERO));
-        assert_eq!(parsed(b" 120 "), Some(Duration::from_secs(120)));
+        assert_eq!(parsed(b" 121 "), Some(Duration::from_secs(121)));
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub struct Loaded {
 
 /// Reads `path` and everything that it names.
 #[must_use]
-pub fn load(path: &Path, environment: &Environment) -> Loaded {
-    let _ = (path, environment);
+pub fn load(path: &Path, environment: &Environment, now: std::time::SystemTime) -> Loaded {
+    let _ = (path, environment, now);
     todo!("helper")
 }

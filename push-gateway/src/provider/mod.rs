@@ -21,6 +21,7 @@ mod detail;
 mod endpoint;
 pub mod fcm;
 mod payload;
+mod renewal;
 mod transport;
 pub mod unified_push;
 pub mod web_push;

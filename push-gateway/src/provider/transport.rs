@@ -18,8 +18,22 @@ use crate::outcome::{Cause, Failure, Outcome, Rejected, Retry};
 /// trying again can deliver it twice. That is the better fault: the clients drop a second push for an
 /// event that they have shown, and nothing brings back one that was lost.
 pub(crate) fn outcome(error: &Error) -> Outcome {
+    match error.kind {
+        ErrorKind::Denied => Outcome::Rejected(Rejected::EndpointForbidden),
+        ErrorKind::Dns
+        | ErrorKind::Connect
+        | ErrorKind::Proxy
+        | ErrorKind::Tls
+        | ErrorKind::Timeout
+        | ErrorKind::Closed
+        | ErrorKind::Protocol => failure(error).into(),
+    }
+}
+
+/// The same for a request that is not a push; there is no pushkey to reject then.
+pub(crate) fn failure(error: &Error) -> Failure {
     let (cause, retry) = match error.kind {
-        ErrorKind::Denied => return Outcome::Rejected(Rejected::EndpointForbidden),
+        ErrorKind::Denied => (Cause::Connect, Retry::Never),
         ErrorKind::Dns | ErrorKind::Connect | ErrorKind::Proxy | ErrorKind::Tls => {
             (Cause::Connect, Retry::Backoff)
         }
@@ -29,7 +43,7 @@ pub(crate) fn outcome(error: &Error) -> Outcome {
         ErrorKind::Closed | ErrorKind::Protocol => (Cause::Connect, Retry::Backoff),
         ErrorKind::Timeout => (Cause::Timeout, Retry::Backoff),
     };
-    Failure::new(cause, detail(error), retry).into()
+    Failure::new(cause, detail(error), retry)
 }
 
 /// The kind of error alone: the client's own text may name an address, and with some push services

@@ -80,7 +80,7 @@ pub(super) fn outcome(
 
 /// Whether the client registered its pusher after the time at which Apple knew the token to be dead.
 fn registered_since(body: &Value, pushkey_ts: Option<i64>, now: SystemTime) -> bool {
-    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    const DAY: Duration = Duration::from_hours(24);
 
     let Some(registered) = pushkey_ts.and_then(|seconds| u64::try_from(seconds).ok()) else {
         return false;

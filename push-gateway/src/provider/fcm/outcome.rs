@@ -12,11 +12,11 @@ use crate::{
 };
 
 /// How long to wait after a 429 without `Retry-After`, as Google asks for.
-const QUOTA_DELAY: Duration = Duration::from_secs(60);
+const QUOTA_DELAY: Duration = Duration::from_mins(1);
 
 /// The outcome of one request that Google answered.
 ///
-/// Source: *FCM error codes* and *ErrorCode* (Firebase documentation), *Scale up FCM traffic* for the
+/// Source: *FCM error codes* and *`ErrorCode`* (Firebase documentation), *Scale up FCM traffic* for the
 /// delays. The code is `errorCode` of the `google.firebase.fcm.v1.FcmError` among `error.details`, else
 /// `error.status`; `now` is the wall clock.
 ///
@@ -291,7 +291,7 @@ mod tests {
             failed(
                 Cause::Throttled,
                 "429 QUOTA_EXCEEDED",
-                Retry::After(Duration::from_secs(60))
+                Retry::After(Duration::from_mins(1))
             )
         );
         assert_eq!(

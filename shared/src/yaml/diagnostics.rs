@@ -1,0 +1,84 @@
+//! What is wrong with a file, collected.
+
+use std::{cell::RefCell, fmt::Display};
+
+/// How bad a problem is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// Should be looked at; stops nothing.
+    Warning,
+    /// Must be mended.
+    Error,
+}
+
+/// The problems of one file, in whatever order they are found.
+///
+/// Readers share it by reference, so that a value can report a problem wherever it is read.
+#[derive(Debug)]
+pub struct Diagnostics {
+    file: String,
+    found: RefCell<Vec<Problem>>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Problem {
+    severity: Severity,
+    line: usize,
+    text: String,
+}
+
+impl Diagnostics {
+    /// For the file of that name; the name is put before every problem.
+    pub fn new(file: impl Into<String>) -> Self {
+        Self {
+            file: file.into(),
+            found: RefCell::default(),
+        }
+    }
+
+    /// Adds a problem: `file:line: key: text`. Line 0 means the file as a whole; an empty `key` is
+    /// left out.
+    pub fn report(&self, severity: Severity, line: usize, key: &str, text: impl Display) {
+        let mut place = self.file.clone();
+        if line > 0 {
+            place = format!("{place}:{line}");
+        }
+        if !key.is_empty() {
+            place = format!("{place}: {key}");
+        }
+        let problem = Problem {
+            severity,
+            line,
+            text: format!("{place}: {text}"),
+        };
+        let mut found = self.found.borrow_mut();
+        // A mapping behind an anchor is read once for each alias; its problems are told once.
+        if !found.contains(&problem) {
+            found.push(problem);
+        }
+    }
+
+    /// Whether there is an error among the problems.
+    #[must_use]
+    pub fn has_errors(&self) -> bool {
+        self.found
+            .borrow()
+            .iter()
+            .any(|problem| problem.severity == Severity::Error)
+    }
+
+    /// All problems of one severity, in the order of the file.
+    #[must_use]
+    pub fn of(&self, severity: Severity) -> Vec<String> {
+        let found = self.found.borrow();
+        let mut problems: Vec<_> = found
+            .iter()
+            .filter(|problem| problem.severity == severity)
+            .collect();
+        problems.sort_by_key(|problem| problem.line);
+        problems
+            .into_iter()
+            .map(|problem| problem.text.clone())
+            .collect()
+    }
+}

@@ -1,0 +1,20 @@
+//! Configuration files in YAML, read so that every problem can be pointed at.
+//!
+//! [`parse`] turns a text into a tree of [`Node`]s that know their lines; [`Value`] and [`Section`]
+//! read typed values out of it. Nothing stops at the first problem: each goes to [`Diagnostics`], and
+//! the reader carries on with a default.
+//!
+//! Scalars mean what they mean to `PyYAML` (YAML 1.1), since files written for it are read here too:
+//! `yes` and `off` are booleans, `0644` is octal, `1_000` is a number, and what is in quotes is text.
+
+mod diagnostics;
+mod document;
+mod scalar;
+mod unit;
+mod view;
+
+pub use diagnostics::{Diagnostics, Severity};
+pub use document::{Node, parse};
+pub use scalar::Scalar;
+pub use unit::{parse_duration, parse_size};
+pub use view::{Section, Value};
