@@ -364,7 +364,9 @@ async fn a_proxy_that_refuses_is_named_with_what_it_said_and_never_with_the_pass
         "{error:?}"
     );
     assert!(!error.detail.contains("wrong-password"), "{error:?}");
+    let proxy = Proxy::start().await.expect("a proxy");
     proxy.refuse(Some(403));
+    let client = through(&fixture, &proxy.url());
     let error = post(&client, &fixture.url()).await.expect_err("refused");
     assert!(error.detail.contains("403"), "{error:?}");
     assert_eq!(fixture.server.seen_count(), 0);
