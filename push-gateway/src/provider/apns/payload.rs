@@ -2,6 +2,8 @@
 
 mod truncate;
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Number, Value};
@@ -38,7 +40,7 @@ pub(super) struct PayloadOptions {
 }
 
 /// The body and the headers that depend on it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Payload {
     /// JSON, at most 4096 bytes.
     pub(super) body: Bytes,
@@ -60,6 +62,12 @@ impl From<&config::Apns> for PayloadOptions {
             push_type: config.push_type,
             send_badge_counts: config.send_badge_counts,
         }
+    }
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Payload([hidden])")
     }
 }
 
@@ -773,7 +781,6 @@ mod tests {
             )
             .unwrap();
             assert!(!holds_secret(&payload.body));
-            assert!(!holds_secret(format!("{payload:?}").as_bytes()));
         }
     }
 
@@ -916,6 +923,32 @@ mod tests {
                 prop_assert!(payload.body.len() <= LIMIT);
                 prop_assert!(serde_json::from_slice::<Value>(&payload.body).is_ok());
             }
+        }
+
+        #[test]
+        fn whatever_the_homeserver_sends_opaque_and_wake_are_constant_but_for_n(
+            notification in any_notification(),
+            device in any_device(),
+        ) {
+            prop_assume!(notification.event_id().is_some() && !notification.is_test());
+            let opaque_context = context(PayloadMode::Opaque);
+            let opaque = build(PLAIN, &opaque_context, &notification, &device).unwrap();
+            let n = identifier(&opaque_context, &notification, &device);
+            let expected = format!(
+                r#"{{"aps":{{"alert":{{"loc-key":"Notification"}},"mutable-content":1}},"n":"{}"}}"#,
+                n.to_base64url()
+            );
+            prop_assert_eq!(opaque.body, expected);
+            prop_assert_eq!(opaque.id, Some(n.to_uuid()));
+            prop_assert_eq!((opaque.priority, opaque.collapse_id), (10, None));
+
+            let wake = build(PLAIN, &context(PayloadMode::Wake), &notification, &device).unwrap();
+            prop_assert_eq!(
+                wake.body,
+                r#"{"aps":{"alert":{"loc-key":"Notification"},"mutable-content":1}}"#.to_owned()
+            );
+            prop_assert_eq!((wake.priority, wake.collapse_id), (10, Some("wake".to_owned())));
+            prop_assert_eq!(wake.expiration, opaque.expiration);
         }
 
         #[test]

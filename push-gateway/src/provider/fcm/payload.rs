@@ -593,5 +593,26 @@ mod tests {
                 prop_assert!(sizes.sum::<usize>() <= 4096);
             }
         }
+
+        #[test]
+        fn whatever_the_homeserver_sends_opaque_and_wake_are_constant_but_for_n(
+            notification in any_notification(),
+            device in any_device(),
+        ) {
+            prop_assume!(notification.event_id().is_some() && !notification.is_test());
+            let opaque_context = context(PayloadMode::Opaque);
+            let opaque = build(&plain(), &opaque_context, &notification, &device).unwrap();
+            let n = identifier(&opaque_context, &notification, &device).to_base64url();
+            let expected = format!(
+                r#"{{"message":{{"data":{{"n":"{n}"}},"android":{{"priority":"high","ttl":"86400s"}},"token":"spqr"}}}}"#
+            );
+            prop_assert_eq!(opaque, expected);
+
+            let wake = build(&plain(), &context(PayloadMode::Wake), &notification, &device).unwrap();
+            prop_assert_eq!(
+                wake,
+                r#"{"message":{"data":{},"android":{"priority":"high","ttl":"86400s","collapse_key":"wake"},"token":"spqr"}}"#.to_owned()
+            );
+        }
     }
 }

@@ -157,7 +157,8 @@ pub(in crate::provider) fn any_text() -> impl Strategy<Value = String> {
 
 /// Member names, often ones that mean something.
 fn any_key() -> impl Strategy<Value = String> {
-    const KNOWN: [&str; 24] = [
+    const KNOWN: [&str; 25] = [
+        "content",
         "aps",
         "alert",
         "badge",

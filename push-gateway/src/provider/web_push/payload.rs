@@ -1,5 +1,7 @@
 //! What a browser is sent, before encryption.
 
+use std::fmt;
+
 use serde_json::{Map, Value};
 
 use crate::{
@@ -27,6 +29,12 @@ pub(in crate::provider) struct Payload {
     pub(in crate::provider) urgency: Urgency,
     /// `Topic`, 22 characters of base64url; none: no header
     pub(in crate::provider) topic: Option<String>,
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Payload([hidden])")
+    }
 }
 
 /// `Urgency` (RFC 8030 §5.3), as far as it is used here.
@@ -192,8 +200,8 @@ fn sygnal_content(content: &Map<String, Value>) -> Map<String, Value> {
 /// Sygnal drops the push.
 ///
 /// What is too long as Sygnal writes it is written without escapes and spaces, which loses nothing. If
-/// that is too long still, it loses members of `content` besides its text and type, the largest first; then other
-/// members, the largest first, IDs and counts last; and then the end of `content.body`.
+/// that is too long still, it loses members of `content` besides its text and type, the largest first;
+/// then other members, the largest first, IDs and counts last; and then the end of `content.body`.
 fn fit(mut payload: Map<String, Value>) -> Vec<u8> {
     let encoded = python_json::to_ascii(&payload);
     if encoded.len() <= MAX_JSON {
@@ -216,26 +224,21 @@ fn fit(mut payload: Map<String, Value>) -> Vec<u8> {
             _ => Some(0),
         });
     }
-    if payload
-        .get(CONTENT)
-        .and_then(|content| content.get(BODY))
-        .is_some_and(|body| !body.is_string())
-    {
-        payload.shift_remove(CONTENT);
-    }
     encoded = compact(&payload);
 
     let room = MAX_JSON - ELLIPSIS.len_utf8();
-    let rest = encoded.len() - body(&mut payload).map_or(0, |body| escaped_len(body));
+    let body_len = body(&mut payload).map(|body| escaped_len(body));
+    let rest = encoded.len() - body_len.unwrap_or(0);
     if rest > room {
         drop_members(&mut payload, rest - room, encoded_size, |name| match name {
-            CONTENT => None,
+            CONTENT if body_len.is_some() => None,
             "event_id" | "room_id" | "unread" | "missed_calls" => Some(1),
             _ => Some(0),
         });
         encoded = compact(&payload);
     }
-    if let Some(excess) = encoded.len().checked_sub(MAX_JSON)
+    let excess = encoded.len().saturating_sub(MAX_JSON);
+    if excess > 0
         && let Some(body) = body(&mut payload)
     {
         let room = escaped_len(body).saturating_sub(excess + ELLIPSIS.len_utf8());
@@ -373,10 +376,30 @@ mod tests {
         assert_eq!(without_default["cs"], "x");
         assert_eq!(without_default["content"]["body"], "short");
 
+        let members = json!({"content": null});
+        let data = json!({"default_payload": {"content": "d".repeat(5000)}});
+        let payload = sygnal(&dummy_with(&members), data);
+        assert_eq!(value_of(&payload)["content"], Value::Null);
+
         let cut = shortened(&"💥".repeat(1000), 3, 3);
         let body = cut["content"]["body"].as_str().unwrap();
         assert!(body.ends_with("💥…") && body.len() > 3000, "{}", body.len());
         assert_eq!(cut["content"]["msgtype"], "m.text");
+    }
+
+    #[test]
+    fn what_just_fits_is_not_cut() {
+        let body = |default: usize| {
+            let members = json!({"content": {"body": "字".repeat(900)}});
+            let data = json!({"default_payload": {"d": "d".repeat(default)}});
+            let payload = sygnal(&dummy_with(&members), data);
+            let body = value_of(&payload)["content"]["body"].clone();
+            (payload.plaintext.json.len(), body == "字".repeat(900))
+        };
+        let (length, _) = body(0);
+        assert_eq!(body(MAX_JSON - length), (MAX_JSON, true));
+        let (cut_length, is_whole) = body(MAX_JSON - length + 1);
+        assert!(!is_whole && cut_length > MAX_JSON - 6);
     }
 
     #[test]
@@ -500,6 +523,9 @@ mod tests {
                 prop_assert!(json.len() <= MAX_JSON);
                 prop_assert!(serde_json::from_slice::<Value>(json).is_ok());
                 prop_assert_eq!(payload.plaintext.record().len(), *padded_to);
+                if mode == PayloadMode::Wake && !notification.is_test() {
+                    prop_assert_eq!(json.as_slice(), br#"{"v":1}"#);
+                }
                 prop_assert!(mode == PayloadMode::Sygnal || [512, 1024, 2048, 3994].contains(padded_to));
             }
         }
