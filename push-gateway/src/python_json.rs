@@ -18,7 +18,7 @@ pub(crate) fn to_ascii(value: &impl Serialize) -> Vec<u8> {
     to_vec(value, Ascii)
 }
 
-/// How many bytes [`to_utf8`], and serde_json, take for this text, without the quotes.
+/// How many bytes [`to_utf8`] and `serde_json` take for this text, without the quotes.
 pub(crate) fn escaped_len(text: &str) -> usize {
     text.chars().map(escaped_len_of).sum()
 }

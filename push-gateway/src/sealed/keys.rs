@@ -107,7 +107,7 @@ mod tests {
     }
 
     /// The fill byte of the keys that a device with this `data` has.
-    fn found(data: Value) -> Option<u8> {
+    fn found(data: &Value) -> Option<u8> {
         let device = Device {
             app_id: String::new(),
             pushkey: Pushkey::new(""),
@@ -149,16 +149,19 @@ mod tests {
     #[test]
     fn keys_are_found_in_their_places_in_order() {
         assert_eq!(
-            found(json!({"nocturne": keys(1), "default_payload": {"nocturne": keys(2)}})),
+            found(&json!({"nocturne": keys(1), "default_payload": {"nocturne": keys(2)}})),
             Some(1)
         );
         assert_eq!(
-            found(json!({"default_payload": {"nocturne": keys(2)}})),
+            found(&json!({"default_payload": {"nocturne": keys(2)}})),
             Some(2)
         );
-        assert_eq!(found(keys(3)), Some(3));
-        assert_eq!(found(json!({})), None);
-        assert_eq!(found(json!({"default_payload": null, "nocturne": 5})), None);
+        assert_eq!(found(&keys(3)), Some(3));
+        assert_eq!(found(&json!({})), None);
+        assert_eq!(
+            found(&json!({"default_payload": null, "nocturne": 5})),
+            None
+        );
     }
 
     #[test]
@@ -166,7 +169,7 @@ mod tests {
         for version in [json!(2), json!("1"), Value::Null] {
             let mut object = keys(1);
             object["v"] = version;
-            assert_eq!(found(json!({"nocturne": object})), None);
+            assert_eq!(found(&json!({"nocturne": object})), None);
         }
     }
 }

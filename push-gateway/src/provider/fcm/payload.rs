@@ -418,14 +418,12 @@ mod tests {
         let wrong = dummy_with(&json!({
             "room_name": 5, "sender": null, "content": ["x"], "room_alias": {"a": 1}
         }));
-        let data = data(&wrong, Value::Null);
+        let sent = data(&wrong, Value::Null);
         for name in ["room_name", "sender", "content", "room_alias"] {
-            assert_eq!(data[name], Value::Null, "{name}");
+            assert_eq!(sent[name], Value::Null, "{name}");
         }
-        assert_eq!(
-            super::tests::data(&dummy_with(&json!({"content": "text"})), Value::Null)["content"],
-            "text"
-        );
+        let text = data(&dummy_with(&json!({"content": "text"})), Value::Null);
+        assert_eq!(text["content"], "text");
     }
 
     #[test]
@@ -594,6 +592,27 @@ mod tests {
                 });
                 prop_assert!(sizes.sum::<usize>() <= 4096);
             }
+        }
+
+        #[test]
+        fn whatever_the_homeserver_sends_opaque_and_wake_are_constant_but_for_n(
+            notification in any_notification(),
+            device in any_device(),
+        ) {
+            prop_assume!(notification.event_id().is_some() && !notification.is_test());
+            let opaque_context = context(PayloadMode::Opaque);
+            let opaque = build(&plain(), &opaque_context, &notification, &device).unwrap();
+            let n = identifier(&opaque_context, &notification, &device).to_base64url();
+            let expected = format!(
+                r#"{{"message":{{"data":{{"n":"{n}"}},"android":{{"priority":"high","ttl":"86400s"}},"token":"spqr"}}}}"#
+            );
+            prop_assert_eq!(opaque, expected);
+
+            let wake = build(&plain(), &context(PayloadMode::Wake), &notification, &device).unwrap();
+            prop_assert_eq!(
+                wake,
+                r#"{"message":{"data":{},"android":{"priority":"high","ttl":"86400s","collapse_key":"wake"},"token":"spqr"}}"#.to_owned()
+            );
         }
     }
 }
