@@ -1,2 +1,36 @@
-//! Placeholder.
-fn main() {}
+//! The command `nocturne`: push gateway and TURN relay that know as little as possible about who
+//! talks to whom.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use shared::environment::Environment;
+
+mod commands;
+
+/// A self-hosted push gateway that tells Apple, Google and browser vendors as little as possible.
+#[derive(Debug, Parser)]
+#[command(name = "nocturne", version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Push(commands::push::Arguments),
+    Check(commands::check::Arguments),
+    Notify(commands::notify::Arguments),
+    Demo(commands::demo::Arguments),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let environment = Environment::of_process();
+    match cli.command {
+        Command::Push(arguments) => commands::push::run(&arguments, &environment),
+        Command::Check(arguments) => commands::check::run(&arguments, &environment),
+        Command::Notify(arguments) => commands::notify::run(&arguments, &environment),
+        Command::Demo(arguments) => commands::demo::run(&arguments),
+    }
+}

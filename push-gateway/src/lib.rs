@@ -1,7 +1,157 @@
 //! A Matrix push gateway, drop-in for Sygnal, that tells providers as little as possible.
 
+use std::{sync::Arc, time::Duration};
+
+use shared::{
+    http_server::{self, Limits},
+    lifecycle,
+};
+use tokio::{net::TcpListener, task::JoinSet};
+use tracing::info;
+
+pub mod app;
+pub mod breaker;
 pub mod config;
+pub mod dedupe;
+pub mod dispatch;
+pub mod gateway;
+pub mod metrics;
 pub mod notification;
+pub mod notify;
 pub mod opaque;
 pub mod outcome;
 pub mod provider;
+mod python_json;
+mod retry_after;
+pub mod router;
+pub mod sealed;
+
+use config::Config;
+use gateway::{Gateway, World};
+
+/// How much longer than one request's budget a stop may take.
+const DRAIN_MARGIN: Duration = Duration::from_secs(2);
+
+/// A gateway whose listeners are bound, so that what is wrong with them has been seen.
+pub struct Bound {
+    gateway: Arc<Gateway>,
+    unfinished: gateway::Unfinished,
+    listeners: Vec<TcpListener>,
+    metrics_listener: Option<TcpListener>,
+    drain: Duration,
+}
+
+/// Makes a gateway ready and binds its listeners.
+///
+/// # Errors
+///
+/// A text that names what cannot work.
+pub async fn bind(config: Config, world: World) -> Result<Bound, String> {
+    let mut listeners = Vec::new();
+    for address in &config.listen {
+        listeners.push(http_server::bind(*address).await?);
+    }
+    let metrics_listener = match config.metrics_listen {
+        Some(address) => Some(http_server::bind(address).await?),
+        None => None,
+    };
+    let drain = config.limits.request_budget + DRAIN_MARGIN;
+    let (gateway, unfinished) = Gateway::new(config, world)?;
+    Ok(Bound {
+        gateway,
+        unfinished,
+        listeners,
+        metrics_listener,
+        drain,
+    })
+}
+
+impl Bound {
+    /// The gateway itself, for a reload.
+    #[must_use]
+    pub fn gateway(&self) -> Arc<Gateway> {
+        Arc::clone(&self.gateway)
+    }
+
+    /// How long what is under way may take when the gateway stops.
+    #[must_use]
+    pub const fn drain(&self) -> Duration {
+        self.drain
+    }
+
+    /// Where the gateway listens.
+    pub fn addresses(&self) -> impl Iterator<Item = std::net::SocketAddr> {
+        self.listeners
+            .iter()
+            .filter_map(|listener| listener.local_addr().ok())
+    }
+
+    /// Serves until the shutdown begins and everything under way is finished.
+    pub async fn serve(self) {
+        let Self {
+            gateway,
+            unfinished,
+            listeners,
+            metrics_listener,
+            ..
+        } = self;
+        let shutdown = gateway.shutdown.clone();
+        let mut servers = JoinSet::new();
+        for listener in listeners {
+            if let Ok(address) = listener.local_addr() {
+                info!(%address, "listening");
+            }
+            let router = router::gateway(Arc::clone(&gateway));
+            servers.spawn(http_server::serve(
+                listener,
+                router,
+                Limits::default(),
+                shutdown.clone(),
+            ));
+        }
+        let metrics_server = metrics_listener.map(|listener| {
+            if let Ok(address) = listener.local_addr() {
+                info!(%address, "serving metrics");
+            }
+            let router = router::metrics(Arc::clone(&gateway));
+            tokio::spawn(http_server::serve(
+                listener,
+                router,
+                Limits::default(),
+                shutdown.clone(),
+            ))
+        });
+        let warnings = tokio::spawn({
+            let gateway = Arc::clone(&gateway);
+            async move { gateway.warn_of_unsafe_identifiers().await }
+        });
+        while servers.join_next().await.is_some() {}
+        warnings.abort();
+        if let Some(server) = metrics_server {
+            server.abort();
+            let _ = server.await;
+        }
+        let _ = warnings.await;
+        drop(gateway);
+        tokio::select! {
+            () = unfinished.finished() => {}
+            () = shutdown.expired() => {}
+        }
+    }
+}
+
+/// Serves until a signal stops it; SIGHUP reloads.
+///
+/// # Errors
+///
+/// When the operating system lets no signal handler be set.
+pub async fn run(bound: Bound, trigger: lifecycle::ShutdownTrigger) -> std::io::Result<()> {
+    let gateway = Arc::downgrade(&bound.gateway());
+    let drain = bound.drain();
+    lifecycle::run(bound.serve(), trigger, drain, async move || {
+        if let Some(gateway) = gateway.upgrade() {
+            gateway.reload().await;
+        }
+    })
+    .await
+}

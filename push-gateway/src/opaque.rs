@@ -1,22 +1,437 @@
 //! Rotating identifiers: what a push is called towards its provider (spec/opaque-push.md §3).
+//!
+//! Everything here is keyed with the key of the current epoch. Once that key is gone nobody can tell any
+//! more which event, room or device an identifier stood for. A key that was drawn at random goes when its
+//! epoch is over: at the next push, or at the next [`Identifiers::expire`].
 
-use shared::{clock::Clock, random::Random};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::hmac;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use shared::{clock::Clock, random::Random, secret::Secret};
+use zeroize::Zeroizing;
 
 use crate::config::OpaqueOptions;
 
-/// One app's identifier keys: this epoch's, and for a minute the last one's.
-#[derive(Debug)]
-pub struct Identifiers {}
+/// One app's identifier keys.
+pub struct Identifiers {
+    keys: Keys,
+    clock: Clock,
+    random: Random,
+}
 
 /// The notification identifier `n`: 16 bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Identifier(pub [u8; 16]);
 
+/// Where the keys of the epochs come from.
+enum Keys {
+    /// Drawn at random. Their epochs are counted on the monotonic clock, from the first use on.
+    Random {
+        epoch: Duration,
+        current: ArcSwap<RandomEpoch>,
+        /// Held while the next key is drawn, so that all threads agree on one.
+        replacing: Mutex<()>,
+    },
+    /// Derived from a file, so that replicas agree. Their epochs are counted on the wall clock, from 1970 on.
+    File {
+        file_key: Arc<Secret<[u8; 32]>>,
+        epoch_seconds: u64,
+        current: ArcSwap<FileEpoch>,
+    },
+}
+
+/// `hmac::Key` erases itself when dropped.
+struct RandomEpoch {
+    key: hmac::Key,
+    /// None: never, since the clock cannot tell so late a time.
+    ends_at: Option<Instant>,
+}
+
+struct FileEpoch {
+    key: hmac::Key,
+    number: u64,
+}
+
+/// Keeps what is hashed for different purposes apart.
+mod purpose {
+    pub(super) const IDENTIFIER: &[u8] = &[1];
+    pub(super) const COLLAPSE_TAG: &[u8] = &[2];
+    pub(super) const EPOCH: &[u8] = b"nocturne epoch";
+}
+
 impl Identifiers {
     /// Keys by an app's options: from `key_file`, else random and in memory only.
     #[must_use]
     pub fn new(options: &OpaqueOptions, clock: Clock, random: Random) -> Self {
-        let _ = (options, clock, random);
-        todo!("in work")
+        let keys = match &options.key_file {
+            None => Keys::Random {
+                epoch: options.epoch,
+                current: ArcSwap::from_pointee(RandomEpoch::draw(
+                    &random,
+                    clock.now(),
+                    options.epoch,
+                )),
+                replacing: Mutex::new(()),
+            },
+            Some(file_key) => {
+                let epoch_seconds = options.epoch.as_secs().max(1);
+                let number = clock.unix_seconds() / epoch_seconds;
+                Keys::File {
+                    file_key: Arc::clone(file_key),
+                    epoch_seconds,
+                    current: ArcSwap::from_pointee(FileEpoch::derive(file_key.expose(), number)),
+                }
+            }
+        };
+        Self {
+            keys,
+            clock,
+            random,
+        }
+    }
+
+    /// The identifier of one event for one device, the same for every try within an epoch.
+    ///
+    /// A try after the epoch has changed gets another one: the device then sees the event twice.
+    #[must_use]
+    pub fn for_event(&self, app_id: &str, pushkey: &str, event_id: &str) -> Identifier {
+        Identifier(self.tag(&[
+            purpose::IDENTIFIER,
+            &len16(app_id),
+            app_id.as_bytes(),
+            &len16(pushkey),
+            pushkey.as_bytes(),
+            event_id.as_bytes(),
+        ]))
+    }
+
+    /// An identifier of nothing: for a push without an event.
+    #[must_use]
+    pub fn random(&self) -> Identifier {
+        Identifier(self.random.bytes())
+    }
+
+    /// The collapse tag of one room for one device, the same within an epoch: 22 characters of base64url.
+    #[must_use]
+    pub fn collapse_tag(&self, pushkey: &str, room_id: &str) -> String {
+        URL_SAFE_NO_PAD.encode(self.tag(&[
+            purpose::COLLAPSE_TAG,
+            &len16(pushkey),
+            pushkey.as_bytes(),
+            room_id.as_bytes(),
+        ]))
+    }
+
+    /// Erases the random key of an epoch that is over.
+    ///
+    /// To be called about once a minute: without it the last key before a quiet time would stay in memory
+    /// until the next push.
+    pub fn expire(&self) {
+        self.with_key(|_| ());
+    }
+
+    fn tag(&self, parts: &[&[u8]]) -> [u8; 16] {
+        self.with_key(|key| truncated_hmac(key, parts))
+    }
+
+    /// Lends the key of the current epoch; moves on to the next epoch first if it is time.
+    fn with_key<T>(&self, use_key: impl FnOnce(&hmac::Key) -> T) -> T {
+        match &self.keys {
+            Keys::Random {
+                epoch,
+                current,
+                replacing,
+            } => {
+                let now = self.clock.now();
+                if current.load().is_over(now) {
+                    let _guard = replacing.lock().unwrap_or_else(PoisonError::into_inner);
+                    if current.load().is_over(now) {
+                        current.store(Arc::new(RandomEpoch::draw(&self.random, now, *epoch)));
+                    }
+                }
+                use_key(&current.load().key)
+            }
+            Keys::File {
+                file_key,
+                epoch_seconds,
+                current,
+            } => {
+                // Any other number, not only a higher one: the wall clock may have been set back.
+                let number = self.clock.unix_seconds() / epoch_seconds;
+                let loaded = current.load();
+                if loaded.number == number {
+                    return use_key(&loaded.key);
+                }
+                drop(loaded);
+                let derived = Arc::new(FileEpoch::derive(file_key.expose(), number));
+                current.store(Arc::clone(&derived));
+                use_key(&derived.key)
+            }
+        }
+    }
+}
+
+impl RandomEpoch {
+    fn draw(random: &Random, now: Instant, epoch: Duration) -> Self {
+        let mut bytes = Zeroizing::new([0; 32]);
+        random.fill(bytes.as_mut());
+        Self {
+            key: hmac::Key::new(hmac::HMAC_SHA256, bytes.as_ref()),
+            ends_at: now.checked_add(epoch),
+        }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.ends_at.is_some_and(|ends_at| ends_at <= now)
+    }
+}
+
+impl FileEpoch {
+    fn derive(file_key: &[u8; 32], number: u64) -> Self {
+        let file_key = hmac::Key::new(hmac::HMAC_SHA256, file_key);
+        let mut context = hmac::Context::with_key(&file_key);
+        context.update(purpose::EPOCH);
+        context.update(&number.to_be_bytes());
+        Self {
+            key: hmac::Key::new(hmac::HMAC_SHA256, context.sign().as_ref()),
+            number,
+        }
+    }
+}
+
+impl Identifier {
+    /// 22 characters of base64url.
+    #[must_use]
+    pub fn to_base64url(self) -> String {
+        URL_SAFE_NO_PAD.encode(self.0)
+    }
+
+    /// The bytes as a UUID, lower case, for `apns-id`.
+    #[must_use]
+    pub fn to_uuid(self) -> String {
+        let number = u128::from_be_bytes(self.0);
+        format!(
+            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+            number >> 96,
+            (number >> 80) & 0xffff,
+            (number >> 64) & 0xffff,
+            (number >> 48) & 0xffff,
+            number & 0xffff_ffff_ffff
+        )
+    }
+}
+
+impl fmt::Debug for Identifiers {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Identifiers([hidden])")
+    }
+}
+
+impl fmt::Debug for Identifier {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Identifier([hidden])")
+    }
+}
+
+fn truncated_hmac(key: &hmac::Key, parts: &[&[u8]]) -> [u8; 16] {
+    let mut context = hmac::Context::with_key(key);
+    for part in parts {
+        context.update(part);
+    }
+    let tag = context.sign();
+    *tag.as_ref()
+        .first_chunk()
+        .expect("HMAC-SHA256 gives 32 bytes")
+}
+
+/// A big-endian 16-bit byte count. What is longer than it can say gets its highest value: no token is.
+fn len16(text: &str) -> [u8; 2] {
+    u16::try_from(text.len()).unwrap_or(u16::MAX).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn noon() -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_700_000_000)
+    }
+
+    fn random_keys(epoch: Duration) -> (Identifiers, Clock) {
+        let clock = Clock::manual(noon());
+        let options = OpaqueOptions {
+            epoch,
+            ..OpaqueOptions::default()
+        };
+        let identifiers = Identifiers::new(&options, clock.clone(), Random::seeded(1));
+        (identifiers, clock)
+    }
+
+    fn file_keys(epoch: Duration, clock: &Clock, seed: u64) -> Identifiers {
+        let options = OpaqueOptions {
+            epoch,
+            key_file: Some(Arc::new(Secret::new([7; 32]))),
+            ..OpaqueOptions::default()
+        };
+        Identifiers::new(&options, clock.clone(), Random::seeded(seed))
+    }
+
+    fn event(identifiers: &Identifiers) -> Identifier {
+        identifiers.for_event("org.example.app", "pushkey", "$event")
+    }
+
+    #[test]
+    fn an_event_keeps_its_identifier_within_an_epoch_and_loses_it_after() {
+        let (identifiers, clock) = random_keys(HOUR);
+        let first = event(&identifiers);
+        clock.advance(HOUR - Duration::from_secs(1));
+        assert_eq!(event(&identifiers), first);
+        clock.advance(Duration::from_secs(1));
+        assert_ne!(event(&identifiers), first);
+    }
+
+    #[test]
+    fn a_collapse_tag_changes_with_epoch_room_and_device_only() {
+        let (identifiers, clock) = random_keys(HOUR);
+        let first = identifiers.collapse_tag("pushkey", "!room");
+        assert_eq!(first.len(), 22);
+        assert_eq!(identifiers.collapse_tag("pushkey", "!room"), first);
+        assert_ne!(identifiers.collapse_tag("pushkey", "!other"), first);
+        assert_ne!(identifiers.collapse_tag("other", "!room"), first);
+        clock.advance(HOUR);
+        assert_ne!(identifiers.collapse_tag("pushkey", "!room"), first);
+    }
+
+    #[test]
+    fn every_part_counts_and_parts_cannot_run_into_each_other() {
+        let (identifiers, _) = random_keys(HOUR);
+        let all = [
+            identifiers.for_event("ab", "c", "d"),
+            identifiers.for_event("a", "bc", "d"),
+            identifiers.for_event("a", "b", "cd"),
+            identifiers.for_event("ab", "cd", ""),
+        ];
+        for (index, one) in all.iter().enumerate() {
+            assert!(!all[index + 1..].contains(one));
+        }
+    }
+
+    #[test]
+    fn expire_replaces_the_key_without_a_push() {
+        let (identifiers, clock) = random_keys(HOUR);
+        let Keys::Random { current, .. } = &identifiers.keys else {
+            panic!("the keys are random");
+        };
+        let before = Arc::downgrade(&current.load_full());
+        identifiers.expire();
+        assert!(before.upgrade().is_some());
+        clock.advance(HOUR);
+        identifiers.expire();
+        assert!(before.upgrade().is_none(), "the old key is dropped");
+    }
+
+    #[test]
+    fn a_wall_clock_set_back_neither_panics_nor_changes_a_random_key() {
+        let (identifiers, clock) = random_keys(HOUR);
+        let first = event(&identifiers);
+        clock.set_wall(UNIX_EPOCH - HOUR);
+        assert_eq!(event(&identifiers), first);
+    }
+
+    #[test]
+    fn an_endless_epoch_does_not_panic() {
+        let (identifiers, clock) = random_keys(Duration::MAX);
+        let first = event(&identifiers);
+        clock.advance(1000 * HOUR);
+        assert_eq!(event(&identifiers), first);
+        let _ = event(&file_keys(Duration::MAX, &clock, 1));
+        let _ = event(&file_keys(Duration::ZERO, &clock, 1));
+    }
+
+    #[test]
+    fn replicas_with_one_key_file_agree_and_past_epochs_can_be_recomputed() {
+        let clock = Clock::manual(noon());
+        let one = file_keys(HOUR, &clock, 1);
+        let other = file_keys(HOUR, &clock, 2);
+        let first = event(&one);
+        assert_eq!(event(&other), first);
+
+        clock.advance(HOUR);
+        assert_ne!(event(&one), first);
+        clock.set_wall(noon());
+        assert_eq!(event(&one), first);
+        clock.set_wall(UNIX_EPOCH - HOUR);
+        let _ = event(&one);
+    }
+
+    /// The formulas of the specification, written out in one piece.
+    #[test]
+    fn identifiers_are_what_the_specification_says() {
+        fn hmac_sha256(key: &[u8], message: &[u8]) -> Vec<u8> {
+            let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+            hmac::sign(&key, message).as_ref().to_vec()
+        }
+
+        let clock = Clock::manual(noon());
+        let identifiers = file_keys(HOUR, &clock, 1);
+        let mut label = b"nocturne epoch".to_vec();
+        label.extend((1_700_000_000_u64 / 3600).to_be_bytes());
+        let epoch_key = hmac_sha256(&[7; 32], &label);
+
+        let n = hmac_sha256(
+            &epoch_key,
+            b"\x01\x00\x0forg.example.app\x00\x07pushkey$event",
+        );
+        let identifier = event(&identifiers);
+        assert_eq!(identifier.0, n[..16]);
+        assert_eq!(identifier.to_base64url(), URL_SAFE_NO_PAD.encode(&n[..16]));
+
+        let tag = hmac_sha256(&epoch_key, b"\x02\x00\x07pushkey!room");
+        assert_eq!(
+            identifiers.collapse_tag("pushkey", "!room"),
+            URL_SAFE_NO_PAD.encode(&tag[..16])
+        );
+    }
+
+    #[test]
+    fn an_identifier_is_written_as_base64url_and_as_a_uuid() {
+        let identifier = Identifier([
+            0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 0xfe, 0xdc, 0xba, 0x98, 0x76, 0x54,
+            0x32, 0x10,
+        ]);
+        assert_eq!(identifier.to_uuid(), "01234567-89ab-cdef-fedc-ba9876543210");
+        assert_eq!(identifier.to_base64url(), "ASNFZ4mrze_-3LqYdlQyEA");
+    }
+
+    #[test]
+    fn a_pushkey_longer_than_its_length_field_does_not_panic() {
+        let (identifiers, _) = random_keys(HOUR);
+        let _ = identifiers.for_event("app", &"x".repeat(70_000), "$event");
+    }
+
+    #[test]
+    fn threads_agree_on_the_next_key() {
+        let (identifiers, clock) = random_keys(HOUR);
+        clock.advance(HOUR);
+        let all: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| event(&identifiers)))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        assert!(all.iter().all(|one| *one == all[0]));
     }
 }

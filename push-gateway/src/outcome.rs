@@ -24,6 +24,8 @@ pub enum Suppressed {
     Empty,
     /// This device got this event within the last minutes (the homeserver tried again).
     Duplicate,
+    /// The push waits out its `opaque.jitter`; what becomes of it is counted then.
+    Delayed,
     /// `allowed_endpoints` does not name the endpoint's host (Sygnal drops these silently, too).
     EndpointNotAllowed,
 }
@@ -180,6 +182,7 @@ impl Suppressed {
             Self::CountsOnly => "counts_only",
             Self::Empty => "empty",
             Self::Duplicate => "duplicate",
+            Self::Delayed => "delayed",
             Self::EndpointNotAllowed => "endpoint_not_allowed",
         }
     }

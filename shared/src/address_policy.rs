@@ -1,8 +1,8 @@
 //! Which addresses a connection to an endpoint that a stranger chose may go to.
 //!
-//! The built-in rule allows globally reachable unicast addresses and nothing else, by IANA's registries of special-purpose
-//! addresses (RFC 6890) as of 2026. Where it is stricter than they are, it is because no push server
-//! lives there: the anycast services inside 192.0.0.0/24 and 2001::/23, AS112 and AMT.
+//! The built-in rule allows globally reachable unicast addresses and nothing else, by IANA's registries
+//! of special-purpose addresses (RFC 6890) as of 2026. Where it is stricter than they are, it is because
+//! no push server lives there: the anycast services inside `192.0.0.0/24` and `2001::/23`, AS112 and AMT.
 //!
 //! An address that stands for an IPv4 address (IPv4-mapped, NAT64, 6to4) is judged as that IPv4
 //! address, so that `::ffff:127.0.0.1` or `64:ff9b::a00:1` opens nothing that `127.0.0.1` or

@@ -17,9 +17,16 @@ use crate::{
 };
 
 pub mod apns;
+mod detail;
+mod endpoint;
 pub mod fcm;
+mod payload;
+mod renewal;
+mod transport;
 pub mod unified_push;
 pub mod web_push;
+
+pub use endpoint::OriginKey;
 
 /// What a payload depends on besides the notification: the app's options, time and randomness.
 #[derive(Clone, Debug)]
@@ -126,6 +133,20 @@ impl Provider {
             Self::Apns(provider) => provider.credentials_expire_at(),
             Self::Fcm(provider) => provider.credentials_expire_at(),
             Self::WebPush(_) | Self::UnifiedPush(_) => None,
+        }
+    }
+}
+
+impl Push {
+    /// The push service that the push goes to, where the device chose it: failures of one origin say
+    /// nothing of the others, so a circuit breaker for these providers is kept per origin. `None`: there
+    /// is one for the whole app.
+    #[must_use]
+    pub const fn origin_key(&self) -> Option<&OriginKey> {
+        match self {
+            Self::Apns(_) | Self::Fcm(_) => None,
+            Self::WebPush(push) => Some(push.origin_key()),
+            Self::UnifiedPush(push) => Some(push.origin_key()),
         }
     }
 }

@@ -1,8 +1,14 @@
 //! One HTTP client stack for every provider.
+//!
+//! hyper speaks HTTP, rustls TLS; what is here decides which connection a request takes: a pool per
+//! origin that reads the server's stream limit and opens as many connections as that asks for, a
+//! proxy where one is configured, and, for endpoints that a stranger chose, a check of the very
+//! address that is connected to. Redirects are never followed.
 
 use std::{
-    net::IpAddr,
-    sync::Arc,
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,6 +20,15 @@ use rustls::{
 
 use crate::{address_policy::AddressPolicy, secret::Secret};
 
+mod connect;
+mod pool;
+
+use connect::{Connector, Target};
+use pool::Pool;
+
+/// Origins whose connections a client keeps. The one used longest ago makes room.
+const ORIGINS: usize = 512;
+
 /// A TLS client certificate with its key.
 pub struct ClientIdentity {
     /// The chain, leaf first.
@@ -23,7 +38,7 @@ pub struct ClientIdentity {
 }
 
 /// How a client makes its connections.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ClientConfig {
     /// Whom servers must have their certificates from.
     pub roots: Arc<RootCertStore>,
@@ -56,15 +71,25 @@ pub enum Versions {
 
 /// A client; clones share their connections.
 #[derive(Clone)]
-pub struct HttpClient {
-    // private
+pub struct HttpClient(Arc<Inner>);
+
+struct Inner {
+    connector: Arc<Connector>,
+    max_connections: usize,
+    max_response_body: usize,
+    origins: Mutex<Origins>,
+}
+
+/// Pools by scheme, host and port, each with the count of its last use.
+#[derive(Default)]
+struct Origins {
+    by_target: HashMap<Target, (Arc<Pool>, u64)>,
+    uses: u64,
 }
 
 /// One scheme, host and port, with the connections to it. Clones share them.
 #[derive(Clone)]
-pub struct Origin {
-    // private
-}
+pub struct Origin(Arc<Pool>);
 
 /// An answer, read whole.
 #[derive(Clone, Debug)]
@@ -77,9 +102,9 @@ pub struct Response {
     pub body: Bytes,
 }
 
-/// Why there is no answer. The text names hosts of the configuration at most, never a path.
-#[derive(Debug, thiserror::Error)]
-#[error("{kind:?}")]
+/// Why there is no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{detail}")]
 pub struct Error {
     /// What kind of failure.
     pub kind: ErrorKind,
@@ -106,7 +131,7 @@ pub enum ErrorKind {
     Timeout,
     /// The connection ended before the answer was whole.
     Closed,
-    /// The server broke HTTP's rules.
+    /// The server broke HTTP's rules, or the request does.
     Protocol,
 }
 
@@ -117,25 +142,62 @@ impl HttpClient {
     ///
     /// When the identity's key does not fit its certificate, or the proxy URL cannot be used.
     pub fn new(config: ClientConfig) -> Result<Self, Error> {
-        let _ = config;
-        todo!("in work")
+        let max_connections = config.max_connections.max(1);
+        let max_response_body = config.max_response_body;
+        Ok(Self(Arc::new(Inner {
+            connector: Arc::new(Connector::new(config)?),
+            max_connections,
+            max_response_body,
+            origins: Mutex::default(),
+        })))
     }
 
-    /// The origin of `uri` (its scheme, host and port), to be kept for as long as requests go there.
+    /// The origin of `uri` (its scheme, host and port), to be kept for as long as requests go there,
+    /// or asked for again each time.
     ///
     /// # Errors
     ///
     /// When `uri` has no scheme of `http` or `https` or no host, or its host is a literal address
     /// that the policy denies.
     pub fn origin(&self, uri: &http::Uri) -> Result<Origin, Error> {
-        let _ = uri;
-        todo!("in work")
+        let target = Target::of(uri)?;
+        self.0.connector.check_literal(&target)?;
+        let mut origins = self
+            .0
+            .origins
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        origins.uses += 1;
+        let uses = origins.uses;
+        if let Some((pool, used)) = origins.by_target.get_mut(&target) {
+            *used = uses;
+            return Ok(Origin(Arc::clone(pool)));
+        }
+        if origins.by_target.len() >= ORIGINS {
+            let oldest = origins
+                .by_target
+                .iter()
+                .min_by_key(|(_, (_, used))| *used)
+                .map(|(target, _)| target.clone());
+            if let Some(oldest) = oldest {
+                origins.by_target.remove(&oldest);
+            }
+        }
+        let pool = Pool::new(
+            Arc::clone(&self.0.connector),
+            target.clone(),
+            self.0.max_connections,
+            self.0.max_response_body,
+        );
+        origins.by_target.insert(target, (Arc::clone(&pool), uses));
+        Ok(Origin(pool))
     }
 }
 
 impl Origin {
     /// Sends one request and reads the answer. `request`'s URI is absolute; `Host` is set from it.
-    /// A connection that turns out to be dead before anything was processed is replaced, once, without the caller's help.
+    /// A connection that turns out to be dead before the request was written is replaced without the
+    /// caller's help.
     ///
     /// # Errors
     ///
@@ -145,10 +207,49 @@ impl Origin {
         request: http::Request<Bytes>,
         deadline: Instant,
     ) -> Result<Response, Error> {
-        let _ = (request, deadline);
-        todo!("in work")
+        match tokio::time::timeout_at(deadline.into(), self.0.send(request)).await {
+            Ok(result) => result,
+            Err(_) => Err(self.0.timed_out()),
+        }
+    }
+
+    /// How many connections are open to this origin.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.0.connections()
     }
 }
 
-#[expect(dead_code, reason = "contract")]
-fn contract(_: IpAddr) {}
+impl Error {
+    fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
+        Self {
+            kind,
+            unprocessed: false,
+            detail: detail.into(),
+        }
+    }
+
+    /// The same failure of something that happened before the request was sent.
+    fn unprocessed(mut self) -> Self {
+        self.unprocessed = true;
+        self
+    }
+}
+
+impl fmt::Debug for ClientIdentity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("ClientIdentity([hidden])")
+    }
+}
+
+impl fmt::Debug for HttpClient {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("HttpClient")
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Origin")
+    }
+}

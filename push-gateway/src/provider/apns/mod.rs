@@ -1,57 +1,186 @@
 //! Apple Push Notification service.
+//!
+//! Source: *Sending notification requests to APNs* (Apple Developer Documentation). One HTTP/2 request
+//! per push: the device token in the path, everything but the payload in headers.
 
-use std::time::Instant;
+mod device_token;
+mod outcome;
+mod payload;
+mod request;
+mod token;
 
-use shared::{clock::Clock, http_client::HttpClient, random::Random};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use super::{AppContext, Attempt};
+use shared::{
+    clock::Clock,
+    http_client::{HttpClient, Origin},
+    random::Random,
+};
+
+pub use self::request::Push;
+use self::{
+    device_token::Form,
+    payload::PayloadOptions,
+    request::Template,
+    token::{ProviderToken, SigningFailed, Token},
+};
+use super::{AppContext, Attempt, renewal::renew_if_asked, transport};
 use crate::{
-    config,
+    config::{self, ApnsAuth},
     notification::{Device, Notification},
-    outcome::Outcome,
+    outcome::{Cause, Failure, Outcome, Retry},
 };
 
 /// The provider of one app.
-pub struct Apns {}
+pub struct Apns {
+    origin: Origin,
+    template: Template,
+    auth: Auth,
+    payload_options: PayloadOptions,
+    request_timeout: Duration,
+    clock: Clock,
+    random: Random,
+}
 
-/// A request made ready for one device.
-pub struct Push {}
+enum Auth {
+    Token(Box<ProviderToken>),
+    /// The client certificate is the HTTP client's; here is when it expires.
+    Certificate {
+        not_after: i64,
+    },
+}
 
 impl Apns {
     /// Makes the provider of one app; connects to nothing yet.
     ///
+    /// `http` has the certificate of [`ApnsAuth::Certificate`] as its identity.
+    ///
     /// # Errors
     ///
     /// A text that names what cannot work.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "every provider is made in the same way"
+    )]
     pub fn new(
         config: &config::Apns,
-        request_timeout: std::time::Duration,
+        request_timeout: Duration,
         http: HttpClient,
         clock: Clock,
         random: Random,
     ) -> Result<Self, String> {
-        let _ = (config, request_timeout, http, clock, random);
-        todo!("in work")
+        let (auth, topic) = match &config.auth {
+            ApnsAuth::Token {
+                key,
+                key_id,
+                team_id,
+                topic,
+            } => {
+                let token = ProviderToken::new(key, key_id, team_id)?;
+                (Auth::Token(Box::new(token)), topic)
+            }
+            ApnsAuth::Certificate {
+                topic, not_after, ..
+            } => {
+                let not_after = *not_after;
+                (Auth::Certificate { not_after }, topic)
+            }
+        };
+        let form = if config.convert_device_token_to_hex {
+            Form::Base64
+        } else {
+            Form::Verbatim
+        };
+        Ok(Self {
+            origin: http
+                .origin(&config.endpoint)
+                .map_err(|error| format!("endpoint: {}", error.detail))?,
+            template: Template::new(&config.endpoint, topic, form)?,
+            auth,
+            payload_options: PayloadOptions::from(config),
+            request_timeout,
+            clock,
+            random,
+        })
     }
 
     /// Makes the request for one device.
+    ///
+    /// # Errors
+    ///
+    /// The outcome, when there is nothing to send.
     pub(super) fn prepare(
         &self,
         context: &AppContext,
         notification: &Notification,
         device: &Device,
     ) -> Result<Push, Outcome> {
-        let _ = (context, notification, device);
-        todo!("in work")
+        // the payload first: with nothing to send, Sygnal does not look at the pushkey either
+        let payload = payload::build(self.payload_options, context, notification, device)?;
+        self.template
+            .push(payload, &device.pushkey, device.pushkey_ts)
     }
 
     /// Sends a request once.
     pub(super) async fn attempt(&self, push: &Push, deadline: Instant) -> Attempt {
-        let _ = (push, deadline);
-        todo!("in work")
+        let now = self.clock.now();
+        let deadline = deadline.min(now + self.request_timeout);
+        let Ok(token) = self.provider_token(now) else {
+            let failure = Failure::new(Cause::Internal, "apns signature", Retry::Never);
+            return Attempt {
+                outcome: failure.into(),
+                status: None,
+            };
+        };
+        let authorization = token.as_ref().map(|token| token.authorization.clone());
+        let request = push.request(authorization, &self.random);
+        let answer = match self.origin.send(request, deadline).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                return Attempt {
+                    outcome: transport::outcome(&error),
+                    status: None,
+                };
+            }
+        };
+        let outcome = outcome::outcome(
+            answer.status,
+            &answer.headers,
+            &answer.body,
+            push.pushkey_ts,
+            self.clock.wall(),
+        );
+        Attempt {
+            outcome: renew_if_asked(outcome, || self.renew(token.as_ref())),
+            status: Some(answer.status.as_u16()),
+        }
     }
 
+    fn provider_token(&self, now: Instant) -> Result<Option<Arc<Token>>, SigningFailed> {
+        match &self.auth {
+            Auth::Token(token) => token.get(now, self.clock.unix_seconds()).map(Some),
+            Auth::Certificate { .. } => Ok(None),
+        }
+    }
+
+    /// Replaces a provider token that Apple called expired; says whether there is another one now.
+    fn renew(&self, used: Option<&Arc<Token>>) -> bool {
+        match (&self.auth, used) {
+            (Auth::Token(token), Some(used)) => {
+                token.renew(used, self.clock.now(), self.clock.unix_seconds())
+            }
+            (Auth::Token(_) | Auth::Certificate { .. }, _) => false,
+        }
+    }
+
+    /// When the certificate or the current provider token expires, in seconds since 1970.
     pub(super) fn credentials_expire_at(&self) -> Option<i64> {
-        todo!("in work")
+        match &self.auth {
+            Auth::Token(token) => token.expires_at()?.try_into().ok(),
+            Auth::Certificate { not_after } => Some(*not_after),
+        }
     }
 }

@@ -1,10 +1,35 @@
 //! Firebase Cloud Messaging, HTTP v1.
+//!
+//! Source: *Method: projects.messages.send* (Firebase documentation). One HTTP/2 request per push,
+//! authorised by the access token of a service account.
 
-use std::time::Instant;
+mod oauth;
+mod outcome;
+mod payload;
+mod token;
 
-use shared::{clock::Clock, http_client::HttpClient, random::Random};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use super::{AppContext, Attempt};
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Uri,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+};
+use shared::{
+    clock::Clock,
+    http_client::{HttpClient, Origin},
+    random::Random,
+};
+
+use self::{
+    oauth::OAuth,
+    payload::PayloadOptions,
+    token::{AccessToken, AccessTokens},
+};
+use super::{AppContext, Attempt, renewal::renew_if_asked, transport};
 use crate::{
     config,
     notification::{Device, Notification},
@@ -12,10 +37,22 @@ use crate::{
 };
 
 /// The provider of one app.
-pub struct Fcm {}
+pub struct Fcm {
+    origin: Origin,
+    /// `{endpoint}/v1/projects/{project}/messages:send`
+    uri: Uri,
+    /// What every push of the app has.
+    headers: HeaderMap,
+    tokens: AccessTokens,
+    payload_options: PayloadOptions,
+    request_timeout: Duration,
+    clock: Clock,
+}
 
 /// A request made ready for one device.
-pub struct Push {}
+pub struct Push {
+    body: Bytes,
+}
 
 impl Fcm {
     /// Makes the provider of one app; connects to nothing yet.
@@ -23,35 +60,144 @@ impl Fcm {
     /// # Errors
     ///
     /// A text that names what cannot work.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "every provider is made in the same way"
+    )]
     pub fn new(
         config: &config::Fcm,
-        request_timeout: std::time::Duration,
+        request_timeout: Duration,
         http: HttpClient,
         clock: Clock,
-        random: Random,
+        _random: Random,
     ) -> Result<Self, String> {
-        let _ = (config, request_timeout, http, clock, random);
-        todo!("in work")
+        let origin = http
+            .origin(&config.endpoint)
+            .map_err(|error| format!("endpoint: {}", error.detail))?;
+        let oauth = Arc::new(OAuth::new(
+            &config.service_account,
+            request_timeout,
+            &http,
+            clock.clone(),
+        )?);
+        let fetch = move || {
+            let oauth = Arc::clone(&oauth);
+            async move { oauth.fetch().await }
+        };
+        Ok(Self {
+            origin,
+            uri: send_uri(&config.endpoint, &config.project_id)?,
+            headers: HeaderMap::from_iter([(
+                CONTENT_TYPE,
+                HeaderValue::from_static("application/json"),
+            )]),
+            tokens: AccessTokens::new(clock.clone(), fetch),
+            payload_options: PayloadOptions::from(config),
+            request_timeout,
+            clock,
+        })
     }
 
     /// Makes the request for one device.
+    ///
+    /// # Errors
+    ///
+    /// The outcome, when there is nothing to send.
     pub(super) fn prepare(
         &self,
         context: &AppContext,
         notification: &Notification,
         device: &Device,
     ) -> Result<Push, Outcome> {
-        let _ = (context, notification, device);
-        todo!("in work")
+        payload::build(&self.payload_options, context, notification, device)
+            .map(|body| Push { body })
     }
 
     /// Sends a request once.
     pub(super) async fn attempt(&self, push: &Push, deadline: Instant) -> Attempt {
-        let _ = (push, deadline);
-        todo!("in work")
+        let deadline = deadline.min(self.clock.now() + self.request_timeout);
+        let token = match self.tokens.get(deadline).await {
+            Ok(token) => token,
+            Err(failure) => {
+                return Attempt {
+                    outcome: failure.into(),
+                    status: None,
+                };
+            }
+        };
+        let answer = match self.origin.send(self.request(push, &token), deadline).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                return Attempt {
+                    outcome: transport::outcome(&error),
+                    status: None,
+                };
+            }
+        };
+        let outcome = outcome::outcome(
+            answer.status,
+            &answer.headers,
+            &answer.body,
+            self.clock.wall(),
+        );
+        Attempt {
+            outcome: renew_if_asked(outcome, || self.tokens.renew(&token)),
+            status: Some(answer.status.as_u16()),
+        }
     }
 
+    fn request(&self, push: &Push, token: &AccessToken) -> Request<Bytes> {
+        let mut request = Request::new(push.body.clone());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
+            .headers_mut()
+            .insert(AUTHORIZATION, token.authorization.clone());
+        request
+    }
+
+    /// When the current access token expires, in seconds since 1970.
     pub(super) fn credentials_expire_at(&self) -> Option<i64> {
-        todo!("in work")
+        self.tokens.expires_at()?.try_into().ok()
+    }
+}
+
+fn send_uri(endpoint: &Uri, project_id: &str) -> Result<Uri, String> {
+    // Google: letters, digits and hyphens, for old projects also a domain (`example.org:project`)
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    if project_id.is_empty() || !project_id.bytes().all(fits) {
+        return Err("project_id has characters that no project ID has".to_owned());
+    }
+    let mut parts = endpoint.clone().into_parts();
+    parts.path_and_query = format!("/v1/projects/{project_id}/messages:send")
+        .parse()
+        .map(Some)
+        .map_err(|_| "project_id cannot be part of a URL")?;
+    Uri::from_parts(parts).map_err(|_| "endpoint has no scheme or no host".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_uri_names_the_project() {
+        let endpoint = Uri::from_static("https://fcm.googleapis.com");
+        assert_eq!(
+            send_uri(&endpoint, "my-app-1234").expect("a URI"),
+            "https://fcm.googleapis.com/v1/projects/my-app-1234/messages:send"
+        );
+        assert_eq!(
+            send_uri(
+                &Uri::from_static("http://127.0.0.1:8080/"),
+                "example.org:app"
+            )
+            .expect("a URI"),
+            "http://127.0.0.1:8080/v1/projects/example.org:app/messages:send"
+        );
+        for odd in ["", "a/b", "a?b", "a b", "é", "a%2f"] {
+            assert!(send_uri(&endpoint, odd).is_err(), "{odd}");
+        }
     }
 }

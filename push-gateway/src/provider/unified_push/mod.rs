@@ -1,21 +1,45 @@
 //! UnifiedPush push servers (spec/opaque-push.md §6).
+//!
+//! The pushkey is the endpoint: a URL at the push server that the user chose. The protocol is that of Web
+//! Push, without VAPID. A device that registered keys gets an encrypted body. Today's clients register
+//! none and take their JSON in clear; it goes out with `Content-Encoding: aes128gcm` all the same and
+//! without a `Content-Type`, because push servers know a UnifiedPush message by that and the project's
+//! own gateway sends it so.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shared::{clock::Clock, http_client::HttpClient, random::Random};
 
-use super::{AppContext, Attempt};
+use self::payload::Payload;
+use super::{
+    AppContext, Attempt,
+    endpoint::{Endpoint, EndpointRequest, OriginKey},
+    web_push::{self, payload::Urgency},
+};
 use crate::{
-    config,
-    notification::{Device, Notification},
-    outcome::Outcome,
+    config::{self, Glob},
+    notification::{Device, Notification, Priority},
+    outcome::{Cause, Failure, Outcome, Rejected, Retry, Suppressed},
+    sealed::aes128gcm::MAX_MESSAGE,
 };
 
+mod outcome;
+mod payload;
+
+/// `TTL` of a push in clear, in seconds.
+const CLEAR_TTL: u32 = 24 * 60 * 60;
+
 /// The provider of one app.
-pub struct UnifiedPush {}
+pub struct UnifiedPush {
+    allowed_endpoints: Option<Vec<Glob>>,
+    request_timeout: Duration,
+    http: HttpClient,
+    clock: Clock,
+    random: Random,
+}
 
 /// A request made ready for one device.
-pub struct Push {}
+pub struct Push(EndpointRequest);
 
 impl UnifiedPush {
     /// Makes the provider of one app; connects to nothing yet.
@@ -25,13 +49,18 @@ impl UnifiedPush {
     /// A text that names what cannot work.
     pub fn new(
         config: &config::UnifiedPush,
-        request_timeout: std::time::Duration,
+        request_timeout: Duration,
         http: HttpClient,
         clock: Clock,
         random: Random,
     ) -> Result<Self, String> {
-        let _ = (config, request_timeout, http, clock, random);
-        todo!("in work")
+        Ok(Self {
+            allowed_endpoints: config.allowed_endpoints.clone(),
+            request_timeout,
+            http,
+            clock,
+            random,
+        })
     }
 
     /// Makes the request for one device.
@@ -41,13 +70,48 @@ impl UnifiedPush {
         notification: &Notification,
         device: &Device,
     ) -> Result<Push, Outcome> {
-        let _ = (context, notification, device);
-        todo!("in work")
+        let payload = payload::build(context, notification, device)?;
+        let endpoint = Endpoint::parse(device.pushkey.expose())
+            .ok_or(Outcome::Rejected(Rejected::InvalidToken))?;
+        if !endpoint.is_named_by(self.allowed_endpoints.as_deref()) {
+            return Err(Outcome::Suppressed(Suppressed::EndpointNotAllowed));
+        }
+        let connections = endpoint.connections(&self.http)?;
+        let (headers, body) = match payload {
+            // keys that do not work are never a reason to send in clear
+            Payload::Sealed { keys, payload } => (
+                web_push::sealed_headers(&payload),
+                web_push::seal_body(&keys, &payload, &self.random)?.into(),
+            ),
+            Payload::Clear(body) if body.len() > MAX_MESSAGE => {
+                return Err(Failure::new(Cause::TooLarge, "payload", Retry::Never).into());
+            }
+            Payload::Clear(body) => {
+                let urgency = match notification.priority {
+                    Priority::High => Urgency::High,
+                    Priority::Low => Urgency::Normal,
+                };
+                (web_push::push_headers(CLEAR_TTL, urgency), body)
+            }
+        };
+        Ok(Push(endpoint.request(connections, headers, body)))
     }
 
     /// Sends a request once.
     pub(super) async fn attempt(&self, push: &Push, deadline: Instant) -> Attempt {
-        let _ = (push, deadline);
-        todo!("in work")
+        push.0
+            .send(
+                &self.clock,
+                self.request_timeout,
+                deadline,
+                outcome::outcome,
+            )
+            .await
+    }
+}
+
+impl Push {
+    pub(super) const fn origin_key(&self) -> &OriginKey {
+        self.0.origin()
     }
 }

@@ -1,0 +1,431 @@
+//! The apps of a configuration, made ready to be dispatched to.
+
+use std::{
+    collections::{HashMap, hash_map::RandomState},
+    hash::BuildHasher as _,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use rustls::RootCertStore;
+use shared::{
+    clock::Clock,
+    http_client::{ClientConfig, HttpClient, Versions},
+    random::Random,
+};
+use tokio::sync::Semaphore;
+
+use crate::{
+    breaker::{Breaker, BreakerState},
+    config::{self, ApnsAuth, Config, Glob},
+    metrics::{AppMetrics, Kind, Metrics},
+    notification::Pushkey,
+    opaque::Identifiers,
+    outcome::Rejected,
+    provider::{
+        AppContext, OriginKey, Provider, Push, apns::Apns, fcm::Fcm, unified_push::UnifiedPush,
+        web_push::WebPush,
+    },
+};
+
+/// Connections to Apple, at the most, as in Sygnal; each carries what Apple's stream limit lets it.
+const APNS_CONNECTIONS: usize = 10;
+/// Longest answer that is read of a configured provider.
+const PROVIDER_ANSWER: usize = 16 * 1024;
+/// Longest answer that is read of an endpoint that a stranger chose: only its status counts.
+const ENDPOINT_ANSWER: usize = 2 * 1024;
+/// TCP, proxy and TLS handshake together take no longer than this.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
+/// Origins of an app whose breakers are kept.
+const ORIGINS: usize = 1024;
+/// Pushkeys of an app whose late rejection is waiting to be reported.
+const LATE_REJECTIONS: usize = 65_536;
+/// Between two log lines about the failures of one app.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// One app of the configuration.
+pub struct App {
+    /// Its key in the configuration.
+    pub name: Arc<str>,
+    /// Its provider.
+    pub provider: Provider,
+    /// What its payloads depend on.
+    pub context: AppContext,
+    /// One permit for each push that may be under way.
+    pub in_flight: Semaphore,
+    /// How long one provider request may take.
+    pub request_timeout: Duration,
+    /// Its metrics.
+    pub metrics: AppMetrics,
+    /// Rejections that came after the homeserver had been answered.
+    pub late_rejections: LateRejections,
+    /// Keeps an outage from filling the log.
+    pub failure_log: LogGate,
+    breakers: Breakers,
+    credentials: AtomicU8,
+}
+
+/// The apps by app ID.
+pub struct Apps {
+    by_id: HashMap<String, Arc<App>>,
+    globs: Vec<(Glob, Arc<App>)>,
+    all: Vec<Arc<App>>,
+}
+
+/// What the provider was last seen to think of the app's credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credentials {
+    /// Nothing was sent yet.
+    Untried,
+    /// It accepted them.
+    Accepted,
+    /// It refused them.
+    Refused,
+}
+
+/// What the apps are made from besides the configuration.
+pub struct Parts<'a> {
+    /// Where the time comes from.
+    pub clock: &'a Clock,
+    /// Where randomness comes from.
+    pub random: &'a Random,
+    /// Whom providers must have their certificates from.
+    pub roots: Arc<RootCertStore>,
+    /// Where the apps count.
+    pub metrics: &'a Metrics,
+}
+
+impl Apps {
+    /// Makes all apps ready. What must outlive a reload is taken from the apps `before`.
+    ///
+    /// # Errors
+    ///
+    /// A text that names the app and what cannot work.
+    pub fn new(config: &Config, parts: &Parts<'_>, before: Option<&Self>) -> Result<Self, String> {
+        let mut apps = Self {
+            by_id: HashMap::new(),
+            globs: Vec::new(),
+            all: Vec::new(),
+        };
+        for app in &config.apps {
+            let before = before.and_then(|apps| apps.by_id.get(&app.id));
+            let ready = App::new(app, config, parts, before.map(Arc::as_ref))
+                .map_err(|problem| format!("apps.{}: {problem}", app.id))?;
+            let ready = Arc::new(ready);
+            apps.by_id.insert(app.id.clone(), Arc::clone(&ready));
+            apps.globs.push((Glob::new(&app.id), Arc::clone(&ready)));
+            apps.all.push(ready);
+        }
+        Ok(apps)
+    }
+
+    /// The app for an app ID: the entry of that very name, else the only glob that matches.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or more than one glob.
+    pub fn find(&self, app_id: &str) -> Result<&Arc<App>, Rejected> {
+        if let Some(app) = self.by_id.get(app_id) {
+            return Ok(app);
+        }
+        let mut matching = self.globs.iter().filter(|(glob, _)| glob.matches(app_id));
+        match (matching.next(), matching.next()) {
+            (Some((_, app)), None) => Ok(app),
+            (None, _) => Err(Rejected::UnknownApp),
+            (Some(_), Some(_)) => Err(Rejected::AmbiguousApp),
+        }
+    }
+
+    /// All apps, in the order of the configuration.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<App>> {
+        self.all.iter()
+    }
+}
+
+impl App {
+    fn new(
+        app: &config::App,
+        config: &Config,
+        parts: &Parts<'_>,
+        before: Option<&Self>,
+    ) -> Result<Self, String> {
+        let client = |versions, identity, policy, max_connections, max_response_body| {
+            HttpClient::new(ClientConfig {
+                roots: Arc::clone(&parts.roots),
+                identity,
+                proxy: config.proxy.clone(),
+                no_proxy: config.no_proxy.clone(),
+                versions,
+                policy,
+                connect_timeout: CONNECT_TIMEOUT.min(app.request_timeout),
+                max_connections,
+                max_response_body,
+            })
+            .map_err(|error| error.to_string())
+        };
+        let endpoints = || Some(Arc::new(config.outbound.clone()));
+        let (clock, random) = (parts.clock.clone(), parts.random.clone());
+        let timeout = app.request_timeout;
+        let (kind, provider) = match &app.provider {
+            config::Provider::Apns(apns) => {
+                let identity = match &apns.auth {
+                    ApnsAuth::Certificate { identity, .. } => Some(Arc::clone(identity)),
+                    ApnsAuth::Token { .. } => None,
+                };
+                let http = client(
+                    Versions::Http2,
+                    identity,
+                    None,
+                    APNS_CONNECTIONS,
+                    PROVIDER_ANSWER,
+                )?;
+                (
+                    Kind::Apns,
+                    Provider::Apns(Apns::new(apns, timeout, http, clock, random)?),
+                )
+            }
+            config::Provider::Fcm(fcm) => {
+                let http = client(
+                    Versions::Http2Or1,
+                    None,
+                    None,
+                    fcm.max_connections,
+                    PROVIDER_ANSWER,
+                )?;
+                (
+                    Kind::Gcm,
+                    Provider::Fcm(Fcm::new(fcm, timeout, http, clock, random)?),
+                )
+            }
+            config::Provider::WebPush(web_push) => {
+                let http = client(
+                    Versions::Http2Or1,
+                    None,
+                    endpoints(),
+                    web_push.max_connections,
+                    ENDPOINT_ANSWER,
+                )?;
+                (
+                    Kind::WebPush,
+                    Provider::WebPush(WebPush::new(web_push, timeout, http, clock, random)?),
+                )
+            }
+            config::Provider::UnifiedPush(unified_push) => {
+                let http = client(
+                    Versions::Http2Or1,
+                    None,
+                    endpoints(),
+                    unified_push.max_connections,
+                    ENDPOINT_ANSWER,
+                )?;
+                (
+                    Kind::UnifiedPush,
+                    Provider::UnifiedPush(UnifiedPush::new(
+                        unified_push,
+                        timeout,
+                        http,
+                        clock,
+                        random,
+                    )?),
+                )
+            }
+        };
+        let identifiers = before
+            .filter(|before| before.context.opaque.epoch == app.opaque.epoch)
+            .filter(|before| {
+                same_key(
+                    before.context.opaque.key_file.as_deref(),
+                    app.opaque.key_file.as_deref(),
+                )
+            })
+            .map_or_else(
+                || {
+                    Arc::new(Identifiers::new(
+                        &app.opaque,
+                        parts.clock.clone(),
+                        parts.random.clone(),
+                    ))
+                },
+                |before| Arc::clone(&before.context.identifiers),
+            );
+        let now = parts.clock.now();
+        let breakers = match kind {
+            Kind::Apns | Kind::Gcm => Breakers::OfProvider(Arc::new(Breaker::new(now))),
+            Kind::WebPush | Kind::UnifiedPush => Breakers::ByOrigin(Mutex::default()),
+        };
+        let metrics = parts.metrics.app(&app.id, kind);
+        metrics.breaker.set(0);
+        Ok(Self {
+            name: app.id.as_str().into(),
+            provider,
+            context: AppContext {
+                mode: app.payload,
+                opaque: app.opaque.clone(),
+                identifiers,
+                clock: parts.clock.clone(),
+                random: parts.random.clone(),
+            },
+            in_flight: Semaphore::new(app.inflight_request_limit.min(Semaphore::MAX_PERMITS)),
+            request_timeout: app.request_timeout,
+            metrics,
+            late_rejections: LateRejections::default(),
+            failure_log: LogGate::new(now),
+            breakers,
+            credentials: AtomicU8::new(0),
+        })
+    }
+
+    /// The breaker that this push goes through: the provider's, or that of the endpoint's origin, so
+    /// that nobody can stop an app's pushes with dead endpoints of their own.
+    #[must_use]
+    pub fn breaker(&self, push: &Push, now: Instant) -> Arc<Breaker> {
+        match &self.breakers {
+            Breakers::OfProvider(breaker) => Arc::clone(breaker),
+            Breakers::ByOrigin(breakers) => {
+                let Some(origin) = push.origin_key() else {
+                    return Arc::new(Breaker::new(now));
+                };
+                let mut breakers = breakers.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(breaker) = breakers.get(origin) {
+                    return Arc::clone(breaker);
+                }
+                if breakers.len() >= ORIGINS {
+                    breakers.retain(|_, breaker| breaker.state(now) != BreakerState::Closed);
+                    if breakers.len() >= ORIGINS {
+                        breakers.clear();
+                    }
+                }
+                let breaker = Arc::new(Breaker::new(now));
+                breakers.insert(origin.clone(), Arc::clone(&breaker));
+                breaker
+            }
+        }
+    }
+
+    /// The state of the provider's breaker; for apps whose endpoints are strangers' choices, closed.
+    #[must_use]
+    pub fn breaker_state(&self, now: Instant) -> BreakerState {
+        match &self.breakers {
+            Breakers::OfProvider(breaker) => breaker.state(now),
+            Breakers::ByOrigin(_) => BreakerState::Closed,
+        }
+    }
+
+    /// Which family of metrics the app counts in.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self.provider {
+            Provider::Apns(_) => Kind::Apns,
+            Provider::Fcm(_) => Kind::Gcm,
+            Provider::WebPush(_) => Kind::WebPush,
+            Provider::UnifiedPush(_) => Kind::UnifiedPush,
+        }
+    }
+
+    /// What the provider was last seen to think of the app's credentials.
+    #[must_use]
+    pub fn credentials(&self) -> Credentials {
+        match self.credentials.load(Ordering::Relaxed) {
+            0 => Credentials::Untried,
+            1 => Credentials::Accepted,
+            _ => Credentials::Refused,
+        }
+    }
+
+    /// Records what the provider thinks of them.
+    pub fn set_credentials(&self, credentials: Credentials) {
+        let value = match credentials {
+            Credentials::Untried => 0,
+            Credentials::Accepted => 1,
+            Credentials::Refused => 2,
+        };
+        if self.credentials.load(Ordering::Relaxed) != value {
+            self.credentials.store(value, Ordering::Relaxed);
+        }
+    }
+}
+
+type SharedKey = shared::secret::Secret<[u8; 32]>;
+
+fn same_key(one: Option<&SharedKey>, other: Option<&SharedKey>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => one.expose() == other.expose(),
+        (None, Some(_)) | (Some(_), None) => false,
+    }
+}
+
+enum Breakers {
+    OfProvider(Arc<Breaker>),
+    ByOrigin(Mutex<HashMap<OriginKey, Arc<Breaker>>>),
+}
+
+/// Pushkeys that were rejected after their homeserver had been answered (`opaque.jitter`), as keyed
+/// hashes: reported with their next notification.
+#[derive(Debug, Default)]
+pub struct LateRejections {
+    hasher: RandomState,
+    reasons: Mutex<HashMap<u64, Rejected>>,
+}
+
+impl LateRejections {
+    /// Remembers a rejection; forgets all when there are too many, since the provider will say it again.
+    pub fn insert(&self, pushkey: &Pushkey, reason: Rejected) {
+        let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        if reasons.len() >= LATE_REJECTIONS {
+            reasons.clear();
+        }
+        reasons.insert(self.hasher.hash_one(pushkey.expose()), reason);
+    }
+
+    /// Takes a pushkey's rejection out.
+    pub fn take(&self, pushkey: &Pushkey) -> Option<Rejected> {
+        self.reasons
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.hasher.hash_one(pushkey.expose()))
+    }
+}
+
+/// Lets one log line through in ten seconds and counts the others.
+#[derive(Debug)]
+pub struct LogGate {
+    start: Instant,
+    /// Milliseconds since `start`, plus one; 0: never.
+    last: AtomicU64,
+    held_back: AtomicU64,
+}
+
+impl LogGate {
+    /// A gate that lets the first one through.
+    #[must_use]
+    pub const fn new(now: Instant) -> Self {
+        Self {
+            start: now,
+            last: AtomicU64::new(0),
+            held_back: AtomicU64::new(0),
+        }
+    }
+
+    /// How many lines were held back since the last one, when this one may be written.
+    pub fn pass(&self, now: Instant) -> Option<u64> {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let now = millis(now.saturating_duration_since(self.start)).saturating_add(1);
+        let last = self.last.load(Ordering::Relaxed);
+        let due = last == 0 || now.saturating_sub(last) >= millis(LOG_INTERVAL);
+        if due
+            && self
+                .last
+                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
+            Some(self.held_back.swap(0, Ordering::Relaxed))
+        } else {
+            self.held_back.fetch_add(1, Ordering::Relaxed);
+            None
+        }
+    }
+}

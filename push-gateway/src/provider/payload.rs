@@ -1,0 +1,138 @@
+//! What the payloads of all providers have in common.
+
+use serde_json::{Map, Value};
+
+use super::AppContext;
+use crate::{
+    config::{Collapse, PayloadMode},
+    notification::{Device, Notification, Priority},
+    opaque::Identifier,
+    outcome::{Outcome, Rejected, Suppressed},
+};
+
+/// The form that a notification takes for one device.
+pub(super) enum Form {
+    /// What Sygnal sends for it.
+    Sygnal,
+    /// A client's own push test in another mode: what Sygnal sends for it, with the constant headers of the mode.
+    Test(Box<Notification>),
+    /// Mode `opaque`.
+    Opaque,
+    /// Mode `wake`.
+    Wake,
+}
+
+impl Form {
+    pub(super) fn of(context: &AppContext, notification: &Notification) -> Self {
+        match context.mode {
+            PayloadMode::Sygnal => Self::Sygnal,
+            PayloadMode::Opaque | PayloadMode::Wake if notification.is_test() => {
+                Self::Test(Box::new(event_id_only(notification)))
+            }
+            PayloadMode::Opaque => Self::Opaque,
+            PayloadMode::Wake => Self::Wake,
+        }
+    }
+}
+
+/// What a homeserver sends to a pusher with `format: event_id_only`.
+fn event_id_only(notification: &Notification) -> Notification {
+    Notification {
+        event_id: notification.event_id.clone(),
+        room_id: notification.room_id.clone(),
+        priority: notification.priority,
+        unread: notification.unread,
+        missed_calls: notification.missed_calls,
+        ..Notification::default()
+    }
+}
+
+/// Whether the provider is told that this push may wait.
+pub(super) fn is_low(context: &AppContext, notification: &Notification) -> bool {
+    match notification.priority {
+        Priority::High => false,
+        Priority::Low => context.mode == PayloadMode::Sygnal || context.opaque.low_priority,
+    }
+}
+
+/// Refuses a push without an event where a provider could not be told apart from one with.
+///
+/// # Errors
+///
+/// [`Suppressed::CountsOnly`]
+pub(super) fn expect_event(notification: &Notification) -> Result<(), Outcome> {
+    match notification.event_id() {
+        Some(_) => Ok(()),
+        None => Err(Outcome::Suppressed(Suppressed::CountsOnly)),
+    }
+}
+
+/// `n` of this push.
+pub(super) fn identifier(
+    context: &AppContext,
+    notification: &Notification,
+    device: &Device,
+) -> Identifier {
+    match notification.event_id() {
+        Some(event_id) => {
+            context
+                .identifiers
+                .for_event(&device.app_id, device.pushkey.expose(), event_id)
+        }
+        None => context.identifiers.random(),
+    }
+}
+
+/// The collapse tag of this push in mode `opaque`, when the app's options ask for one.
+pub(super) fn collapse_tag(
+    context: &AppContext,
+    notification: &Notification,
+    device: &Device,
+) -> Option<String> {
+    match context.opaque.collapse {
+        Collapse::None => None,
+        Collapse::Room => notification.room_id().map(|room_id| {
+            context
+                .identifiers
+                .collapse_tag(device.pushkey.expose(), room_id)
+        }),
+    }
+}
+
+/// A copy of the device's `default_payload` (empty when it has none) without its keys, which are never
+/// forwarded.
+///
+/// # Errors
+///
+/// Sygnal rejects a pushkey whose `default_payload` is not an object.
+pub(super) fn default_payload(device: &Device) -> Result<Map<String, Value>, Outcome> {
+    match device.default_payload() {
+        None => Ok(Map::new()),
+        Some(None) => Err(Outcome::Rejected(Rejected::InvalidData)),
+        Some(Some(payload)) => {
+            let mut payload = payload.clone();
+            payload.shift_remove("nocturne");
+            Ok(payload)
+        }
+    }
+}
+
+/// Whether Python takes the value for true.
+pub(super) fn is_truthy(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(value) => *value,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(values) => !values.is_empty(),
+        Value::Object(members) => !members.is_empty(),
+    }
+}
+
+/// A string that is not empty.
+pub(super) fn non_empty(value: &Value) -> Option<&str> {
+    value.as_str().filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+pub(super) mod fixtures;

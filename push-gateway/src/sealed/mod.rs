@@ -1,0 +1,6 @@
+//! What is meant for the device alone: its keys, the plaintext, and how it is encrypted to them
+//! (spec/opaque-push.md §2 and §5).
+
+pub mod aes128gcm;
+pub mod keys;
+pub mod plaintext;

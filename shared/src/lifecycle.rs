@@ -1,0 +1,157 @@
+//! Starting, reloading and stopping as systemd and an operator expect.
+//!
+//! SIGTERM or SIGINT begins a shutdown: nothing new is accepted, what is under way may finish until
+//! the deadline; a second one ends it at once. SIGHUP asks for a reload.
+
+use std::{future::Future, io, time::Duration};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tracing::{info, warn};
+
+/// The progress of a shutdown. Clones see the same one.
+#[derive(Clone, Debug)]
+pub struct Shutdown(watch::Receiver<Phase>);
+
+/// What makes a shutdown begin and expire.
+#[derive(Debug)]
+pub struct ShutdownTrigger(watch::Sender<Phase>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Running,
+    Begun,
+    Expired,
+}
+
+/// A shutdown that has not begun.
+#[must_use]
+pub fn shutdown() -> (ShutdownTrigger, Shutdown) {
+    let (sender, receiver) = watch::channel(Phase::Running);
+    (ShutdownTrigger(sender), Shutdown(receiver))
+}
+
+impl ShutdownTrigger {
+    /// Nothing new from now on.
+    pub fn begin(&self) {
+        self.0.send_if_modified(|phase| {
+            std::mem::replace(phase, (*phase).max(Phase::Begun)) < Phase::Begun
+        });
+    }
+
+    /// What is still under way is cut off.
+    pub fn expire(&self) {
+        self.0.send_replace(Phase::Expired);
+    }
+}
+
+impl Shutdown {
+    /// Waits until the shutdown begins.
+    pub async fn begun(&self) {
+        self.reached(Phase::Begun).await;
+    }
+
+    /// Waits until the time for what was under way is over.
+    pub async fn expired(&self) {
+        self.reached(Phase::Expired).await;
+    }
+
+    /// Whether the shutdown has begun.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        *self.0.borrow() >= Phase::Begun
+    }
+
+    async fn reached(&self, wanted: Phase) {
+        let mut receiver = self.0.clone();
+        // An error means that the trigger is gone without a shutdown: there will be none.
+        if receiver.wait_for(|phase| *phase >= wanted).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Runs `service` until it ends by itself or a signal ends it; `reload` is called for each SIGHUP.
+///
+/// `drain` is how long what is under way may take after SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// When the operating system lets no signal handler be set.
+pub async fn run<S, R>(
+    service: S,
+    trigger: ShutdownTrigger,
+    drain: Duration,
+    mut reload: R,
+) -> io::Result<()>
+where
+    S: Future<Output = ()>,
+    R: AsyncFnMut(),
+{
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    notify(&[sd_notify::NotifyState::Ready]);
+    let mut service = std::pin::pin!(service);
+    let mut watchdog = Watchdog::new();
+    loop {
+        tokio::select! {
+            () = service.as_mut() => return Ok(()),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                let now = sd_notify::NotifyState::monotonic_usec_now();
+                match now {
+                    Ok(now) => notify(&[sd_notify::NotifyState::Reloading, now]),
+                    Err(_) => notify(&[sd_notify::NotifyState::Reloading]),
+                }
+                reload().await;
+                notify(&[sd_notify::NotifyState::Ready]);
+            }
+            () = watchdog.tick() => notify(&[sd_notify::NotifyState::Watchdog]),
+        }
+    }
+    notify(&[sd_notify::NotifyState::Stopping]);
+    info!(
+        at_most_seconds = drain.as_secs(),
+        "stopping: nothing new is accepted, what is under way may finish"
+    );
+    trigger.begin();
+    tokio::select! {
+        () = service.as_mut() => return Ok(()),
+        _ = terminate.recv() => warn!("a second signal: stopping at once"),
+        _ = interrupt.recv() => warn!("a second signal: stopping at once"),
+        () = tokio::time::sleep(drain) => warn!("the time to finish is over: what is still under way is cut off"),
+    }
+    trigger.expire();
+    // What was cut off needs a moment to see it.
+    let _ = tokio::time::timeout(Duration::from_secs(1), service).await;
+    Ok(())
+}
+
+/// Tells systemd, where it asked to be told.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!(%error, "systemd could not be notified");
+    }
+}
+
+/// Half of the interval after which systemd takes a silent service for dead.
+struct Watchdog(Option<tokio::time::Interval>);
+
+impl Watchdog {
+    fn new() -> Self {
+        Self(sd_notify::watchdog_enabled().map(|interval| tokio::time::interval(interval / 2)))
+    }
+
+    async fn tick(&mut self) {
+        match &mut self.0 {
+            Some(interval) => {
+                interval.tick().await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! `nocturne push`: the push gateway alone.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Args;
+use push_gateway::{
+    config::{self, Loaded},
+    gateway::World,
+};
+use shared::{clock::Clock, environment::Environment, lifecycle, random::Random, telemetry};
+use tracing::{error, info, warn};
+
+use super::{block_on, failed, say};
+
+/// Run the push gateway
+///
+/// Stops on SIGTERM after what is under way is finished; reads its configuration, keys and
+/// certificates again on SIGHUP.
+///
+/// Example: nocturne push --config sygnal.yaml
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The configuration: a sygnal.yaml, or push-gateway.yaml.
+    ///
+    /// Without it, the first of these that is there: the file that `$NOCTURNE_PUSH_CONFIG` or
+    /// `$SYGNAL_CONF` names, push-gateway.yaml, sygnal.yaml.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Arguments, environment: &Environment) -> ExitCode {
+    let Some(path) = arguments.config.clone().or_else(|| default_path(environment)) else {
+        return failed(
+            "no configuration: name one with --config FILE, or in NOCTURNE_PUSH_CONFIG or SYGNAL_CONF; there is \
+             no push-gateway.yaml or sygnal.yaml here either (config/push-gateway.yaml is a commented example)",
+        );
+    };
+    let clock = Clock::system();
+    let Loaded { config, warnings, errors } = config::load(&path, environment, clock.wall());
+    let Some(config) = config.filter(|_| errors.is_empty()) else {
+        for problem in warnings.iter().map(|warning| format!("warning: {warning}\n")) {
+            say(&mut io::stderr(), &problem);
+        }
+        for problem in errors.iter().map(|error| format!("error: {error}\n")) {
+            say(&mut io::stderr(), &problem);
+        }
+        return failed(&format!("{} cannot be used; problems: {}", path.display(), errors.len()));
+    };
+    if let Err(problem) = telemetry::start(&config.log.level, config.log.format, environment) {
+        return failed(&problem);
+    }
+    for warning in &warnings {
+        warn!("{warning}");
+    }
+    for app in &config.apps {
+        info!("{}", config::report::app_line(app));
+    }
+    block_on(async {
+        let (trigger, shutdown) = lifecycle::shutdown();
+        let world = World { environment: environment.clone(), clock, random: Random::system(), shutdown };
+        let bound = match push_gateway::bind(config, world).await {
+            Ok(bound) => bound,
+            Err(problem) => {
+                error!("{problem}");
+                return ExitCode::FAILURE;
+            }
+        };
+        match push_gateway::run(bound, trigger).await {
+            Ok(()) => {
+                info!("stopped");
+                ExitCode::SUCCESS
+            }
+            Err(problem) => {
+                error!(%problem, "signals cannot be handled");
+                ExitCode::FAILURE
+            }
+        }
+    })
+}
+
+/// Where the configuration is, when the command line does not say.
+pub fn default_path(environment: &Environment) -> Option<PathBuf> {
+    let named = ["NOCTURNE_PUSH_CONFIG", "SYGNAL_CONF"].iter().find_map(|name| environment.get(name));
+    named.map(PathBuf::from).or_else(|| {
+        ["push-gateway.yaml", "sygnal.yaml"].iter().map(Path::new).find(|path| path.exists()).map(Path::to_path_buf)
+    })
+}
