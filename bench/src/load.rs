@@ -26,6 +26,8 @@ use crate::notifications::Notifications;
 const ACCEPTED: &[u8] = b"{\"rejected\": []}";
 /// Nobody waits longer than this for one answer.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// Microseconds; a latency beyond is written down as this.
+const LONGEST: u64 = 60_000_000;
 
 /// Connections to a device under test.
 pub(crate) struct Load {
@@ -155,7 +157,7 @@ impl Load {
     where
         F: Future<Output = Result<Connection>> + Send + 'static,
     {
-        let latency = Arc::new(Mutex::new(Histogram::new(3)?));
+        let latency = Arc::new(Mutex::new(Histogram::new_with_max(LONGEST, 3)?));
         let mut tasks = JoinSet::new();
         for connection in self.connections.drain(..) {
             let (notifications, clock) = (Arc::clone(&self.notifications), self.clock.clone());
@@ -243,7 +245,7 @@ impl Schedule {
 }
 
 fn record(latency: &Mutex<Histogram<u64>>, took: Duration) {
-    lock(latency).saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    lock(latency).saturating_record(u64::try_from(took.as_micros()).unwrap_or(LONGEST));
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -164,7 +164,9 @@ fn built_gateway(environment: &Environment) -> Result<PathBuf> {
     };
     if let Some(cargo) = environment.get("CARGO") {
         let mut build = Command::new(cargo);
-        build.args(how.split(' ').skip(1)).arg("--bin=nocturne");
+        build
+            .args(how.split(' ').skip(1))
+            .args(["--quiet", "--bin=nocturne"]);
         build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
         let status = build.status().with_context(|| format!("start `{how}`"))?;
         if !status.success() {
