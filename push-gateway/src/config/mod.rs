@@ -1,6 +1,6 @@
 //! The push gateway's configuration: what the rest of the gateway works with.
 //!
-//! A file (any `sygnal.yaml`, plus the keys of this project) is read by [`load`]: everything in it
+//! A file (any `sygnal.yaml`, plus the keys of this project) is read by [`load()`]: everything in it
 //! is checked, every key and certificate is opened, and all problems are reported at once. What is
 //! here afterwards is valid.
 

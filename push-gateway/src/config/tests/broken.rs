@@ -643,7 +643,7 @@ fn warnings_of_apps() {
         ),
         (
             "  a: {type: webpush, payload: wake, vapid_contact_email: 'mailto:a@b.example', vapid_private_key: DIR/vapid.pem}\n",
-            "f.yaml:2: apps.a.vapid_contact_email: `mailto:` is put before the address by itself",
+            "f.yaml:2: apps.a.vapid_contact_email: `mailto:` is added automatically",
         ),
         (
             "  a: {type: webpush, payload: wake, vapid_contact_email: admin, vapid_private_key: DIR/vapid.pem}\n",
