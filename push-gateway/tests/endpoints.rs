@@ -1,5 +1,10 @@
 //! Web Push and UnifiedPush, from a notification to a push service that checks all of it.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper that fails is a test that fails"
+)]
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
