@@ -68,13 +68,13 @@ pub fn parse(text: &str, diagnostics: &Diagnostics) -> Option<Node> {
         }
     };
     let found = match &root {
-        None => "the file is empty",
+        None => "the file is empty or has nothing but comments in it",
         Some(node) => match &node.content {
             Content::Mapping(_) => return root,
             Content::Scalar {
                 meaning: Scalar::Null,
                 ..
-            } => "the file is empty",
+            } => "the file is empty or has nothing but comments in it",
             Content::List(_) => "found a list at the top of the file",
             Content::Scalar { .. } => "found a single value instead of keys",
         },
@@ -546,10 +546,13 @@ mod tests {
         for (text, problem) in [
             (
                 "",
-                "f: the file is empty, expected a mapping (lines of the form `key: value`)",
+                "f: the file is empty or has nothing but comments in it, expected a mapping (lines of the form `key: value`)",
             ),
             ("# nothing\n", "f: the file is empty"),
-            ("---\n", "the file is empty"),
+            (
+                "---\n",
+                "the file is empty or has nothing but comments in it",
+            ),
             ("- a\n", "f:1: found a list at the top of the file"),
             ("just text", "f:1: found a single value instead of keys"),
             ("a: 1\n---\nb: 2\n", "f:2: a second document starts here"),
