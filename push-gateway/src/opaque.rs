@@ -261,7 +261,7 @@ mod tests {
 
     use super::*;
 
-    const HOUR: Duration = Duration::from_secs(3600);
+    const HOUR: Duration = Duration::from_hours(1);
 
     fn noon() -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(1_700_000_000)
@@ -294,7 +294,7 @@ mod tests {
     fn an_event_keeps_its_identifier_within_an_epoch_and_loses_it_after() {
         let (identifiers, clock) = random_keys(HOUR);
         let first = event(&identifiers);
-        clock.advance(HOUR - Duration::from_secs(1));
+        clock.advance(HOUR.saturating_sub(Duration::from_secs(1)));
         assert_eq!(event(&identifiers), first);
         clock.advance(Duration::from_secs(1));
         assert_ne!(event(&identifiers), first);

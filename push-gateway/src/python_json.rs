@@ -18,8 +18,18 @@ pub(crate) fn to_ascii(value: &impl Serialize) -> Vec<u8> {
     to_vec(value, Ascii)
 }
 
-/// How many bytes [`to_utf8`] takes for this character inside a string.
-pub(crate) const fn escaped_len(character: char) -> usize {
+/// How many bytes [`to_utf8`] and `serde_json` take for this text, without the quotes.
+pub(crate) fn escaped_len(text: &str) -> usize {
+    text.chars().map(escaped_len_of).sum()
+}
+
+/// For each character: where it ends, and how many bytes it takes when escaped.
+pub(crate) fn character_ends(text: &str) -> impl Iterator<Item = (usize, usize)> {
+    text.char_indices()
+        .map(|(start, character)| (start + character.len_utf8(), escaped_len_of(character)))
+}
+
+const fn escaped_len_of(character: char) -> usize {
     match character {
         '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
         '\0'..='\u{1f}' => 6,
@@ -319,8 +329,8 @@ mod tests {
     proptest! {
         #[test]
         fn escaped_len_is_what_is_written(text: String) {
-            let length: usize = text.chars().map(escaped_len).sum();
-            prop_assert_eq!(length + 2, to_utf8(&text).len());
+            prop_assert_eq!(escaped_len(&text) + 2, to_utf8(&text).len());
+            prop_assert_eq!(escaped_len(&text) + 2, Value::from(text).to_string().len());
         }
     }
 }

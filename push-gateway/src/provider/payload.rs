@@ -1,5 +1,7 @@
 //! What the payloads of all providers have in common.
 
+use std::cmp::Reverse;
+
 use serde_json::{Map, Value};
 
 use super::AppContext;
@@ -8,6 +10,7 @@ use crate::{
     notification::{Device, Notification, Priority},
     opaque::Identifier,
     outcome::{Outcome, Rejected, Suppressed},
+    sealed::keys,
 };
 
 /// The form that a notification takes for one device.
@@ -111,10 +114,49 @@ pub(super) fn default_payload(device: &Device) -> Result<Map<String, Value>, Out
         Some(None) => Err(Outcome::Rejected(Rejected::InvalidData)),
         Some(Some(payload)) => {
             let mut payload = payload.clone();
-            payload.shift_remove("nocturne");
+            payload.shift_remove(keys::MEMBER);
             Ok(payload)
         }
     }
+}
+
+/// Drops members until `excess` bytes are saved: group by group as `group` numbers them, within a group the
+/// largest first; those without a group stay. Says whether any was dropped.
+///
+/// `size` is what a member takes. An object that loses its last member may save a separator less.
+pub(super) fn drop_members(
+    members: &mut Map<String, Value>,
+    excess: usize,
+    size: impl Fn(&str, &Value) -> usize,
+    group: impl Fn(&str) -> Option<u8>,
+) -> bool {
+    let mut order: Vec<_> = members
+        .iter()
+        .enumerate()
+        .filter_map(|(index, (name, value))| {
+            Some((group(name)?, Reverse(size(name, value)), index))
+        })
+        .collect();
+    order.sort_unstable();
+
+    let mut is_dropped = vec![false; members.len()];
+    let mut saved = 0;
+    for (_, Reverse(size), index) in &order {
+        if saved >= excess {
+            break;
+        }
+        saved += size;
+        is_dropped[*index] = true;
+    }
+    let mut is_dropped = is_dropped.into_iter();
+    members.retain(|_, _| !is_dropped.next().unwrap_or(false));
+    saved > 0
+}
+
+/// What a member takes in compact JSON, its comma included.
+pub(super) fn encoded_size(name: &str, value: &Value) -> usize {
+    let name = Value::from(name).to_string();
+    name.len() + ":,".len() + value.to_string().len()
 }
 
 /// Whether Python takes the value for true.

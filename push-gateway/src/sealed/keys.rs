@@ -1,8 +1,19 @@
 //! The keys that a client puts into its pusher's `data` (spec/opaque-push.md §2).
 
+use std::fmt;
+
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use serde_json::{Map, Value};
 use shared::secret::Secret;
+use zeroize::Zeroizing;
 
 use crate::notification::Device;
+
+/// The name of the keys' object, in `data` or in `default_payload`.
+pub const MEMBER: &str = "nocturne";
 
 /// A Web Push receiver's keys (RFC 8291 §3.1): what a message to it is encrypted with.
 #[derive(Clone)]
@@ -13,18 +24,152 @@ pub struct ReceiverKeys {
     pub auth: Secret<[u8; 16]>,
 }
 
+/// base64url with or without padding. Spare bits at the end may be set, as Python takes that, too.
+const BASE64URL: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
+/// The first byte of an uncompressed point (SEC 1 §2.3.3).
+const UNCOMPRESSED: u8 = 4;
+
 impl ReceiverKeys {
     /// Reads both keys from base64url, with or without padding; `None` when either is malformed.
     #[must_use]
     pub fn parse(p256dh: &str, auth: &str) -> Option<Self> {
-        let _ = (p256dh, auth);
-        todo!("in work")
+        let p256dh: [u8; 65] = BASE64URL.decode(p256dh).ok()?.try_into().ok()?;
+        if p256dh.first() != Some(&UNCOMPRESSED) {
+            return None;
+        }
+        let auth = Zeroizing::new(BASE64URL.decode(auth).ok()?);
+        let auth: [u8; 16] = auth.as_slice().try_into().ok()?;
+        Some(Self {
+            p256dh,
+            auth: Secret::new(auth),
+        })
     }
 
     /// The receiver keys of a device: those of its `nocturne` object, else plain `data.p256dh` and `data.auth`.
     #[must_use]
     pub fn of_device(device: &Device) -> Option<Self> {
-        let _ = device;
-        todo!("in work")
+        let data = device.data.as_ref()?;
+        nocturne_object(device)
+            .and_then(Self::of_members)
+            .or_else(|| Self::of_members(data))
+    }
+
+    fn of_members(members: &Map<String, Value>) -> Option<Self> {
+        Self::parse(
+            members.get("p256dh")?.as_str()?,
+            members.get("auth")?.as_str()?,
+        )
+    }
+}
+
+impl fmt::Debug for ReceiverKeys {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("ReceiverKeys([hidden])")
+    }
+}
+
+/// The device's `nocturne` object of version 1; the one in `data` wins over that in `default_payload`.
+fn nocturne_object(device: &Device) -> Option<&Map<String, Value>> {
+    let data = device.data.as_ref()?;
+    let object = data
+        .get(MEMBER)
+        .or_else(|| data.get("default_payload")?.get(MEMBER))?
+        .as_object()?;
+    (object.get("v")?.as_u64()? == 1).then_some(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
+    use serde_json::json;
+
+    use super::*;
+    use crate::notification::Pushkey;
+
+    fn point(fill: u8) -> [u8; 65] {
+        let mut point = [fill; 65];
+        point[0] = UNCOMPRESSED;
+        point
+    }
+
+    fn keys(fill: u8) -> Value {
+        json!({
+            "v": 1,
+            "p256dh": URL_SAFE_NO_PAD.encode(point(fill)),
+            "auth": URL_SAFE_NO_PAD.encode([fill; 16])
+        })
+    }
+
+    /// The fill byte of the keys that a device with this `data` has.
+    fn found(data: &Value) -> Option<u8> {
+        let device = Device {
+            app_id: String::new(),
+            pushkey: Pushkey::new(""),
+            pushkey_ts: None,
+            data: Some(data.as_object().unwrap().clone()),
+        };
+        let keys = ReceiverKeys::of_device(&device)?;
+        assert_eq!(keys.p256dh[1], keys.auth.expose()[0]);
+        Some(keys.auth.expose()[0])
+    }
+
+    #[test]
+    fn padding_may_be_there_or_not() {
+        for engine in [URL_SAFE, URL_SAFE_NO_PAD] {
+            let keys = ReceiverKeys::parse(&engine.encode(point(1)), &engine.encode([2; 16]));
+            let keys = keys.unwrap();
+            assert_eq!(keys.p256dh, point(1));
+            assert_eq!(keys.auth.expose(), &[2; 16]);
+        }
+    }
+
+    #[test]
+    fn malformed_keys_are_none() {
+        let good = URL_SAFE_NO_PAD.encode(point(1));
+        let auth = URL_SAFE_NO_PAD.encode([2; 16]);
+        for (p256dh, auth) in [
+            ("", auth.as_str()),
+            ("!", &auth),
+            (&good[..80], &auth),
+            (&URL_SAFE_NO_PAD.encode([1; 65]), &auth),
+            (&good, ""),
+            (&good, "é"),
+            (&good, &good),
+        ] {
+            assert!(ReceiverKeys::parse(p256dh, auth).is_none());
+        }
+    }
+
+    #[test]
+    fn keys_are_found_in_their_places_in_order() {
+        assert_eq!(
+            found(&json!({"nocturne": keys(1), "default_payload": {"nocturne": keys(2)}})),
+            Some(1)
+        );
+        assert_eq!(
+            found(&json!({"default_payload": {"nocturne": keys(2)}})),
+            Some(2)
+        );
+        assert_eq!(found(&keys(3)), Some(3));
+        assert_eq!(found(&json!({})), None);
+        assert_eq!(
+            found(&json!({"default_payload": null, "nocturne": 5})),
+            None
+        );
+    }
+
+    #[test]
+    fn another_version_is_ignored() {
+        for version in [json!(2), json!("1"), Value::Null] {
+            let mut object = keys(1);
+            object["v"] = version;
+            assert_eq!(found(&json!({"nocturne": object})), None);
+        }
     }
 }

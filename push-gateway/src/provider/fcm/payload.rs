@@ -1,6 +1,6 @@
 //! What Google is sent.
 
-use std::{borrow::Cow, cmp::Reverse};
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -11,7 +11,9 @@ use crate::{
     outcome::{Outcome, Suppressed},
     provider::{
         AppContext,
-        payload::{Form, collapse_tag, default_payload, expect_event, identifier, is_low},
+        payload::{
+            Form, collapse_tag, default_payload, drop_members, expect_event, identifier, is_low,
+        },
     },
     python_json,
 };
@@ -239,52 +241,24 @@ fn shorten(text: &str) -> Cow<'_, str> {
 
 /// Drops members until names and values together have at most 4096 bytes, Google's limit.
 ///
-/// The least missed go first: `content_formatted_body`; other members of `content`; `content_body` and
-/// `content_msgtype`; names of the room and the sender; members of `default_payload`. Within each group
-/// the largest go first. `event_id`, `room_id`, `type`, `prio` and the counts stay: they always fit.
+/// The least missed go first: `content_formatted_body`; then all else of `content` but its text and type;
+/// then the rest, whatever is largest. `event_id`, `room_id`, `type`, `prio` and the counts stay: they
+/// always fit.
 fn fit(data: &mut Map<String, Value>) {
     const LIMIT: usize = 4096;
 
     let size = |name: &str, value: &Value| name.len() + value.as_str().map_or(0, str::len);
     let total: usize = data.iter().map(|(name, value)| size(name, value)).sum();
-    let Some(mut excess) = total.checked_sub(LIMIT).filter(|excess| *excess > 0) else {
-        return;
-    };
-
-    let mut order: Vec<_> = data
-        .iter()
-        .enumerate()
-        .filter_map(|(index, (name, value))| {
-            let group = match name.as_str() {
-                "event_id" | "room_id" | "type" | "prio" | "unread" | "missed_calls" => {
-                    return None;
-                }
-                "content_formatted_body" => 0,
-                "content_body" | "content_msgtype" => 2,
-                name if name.starts_with(CONTENT) => 1,
-                "sender"
-                | "room_name"
-                | "room_alias"
-                | "membership"
-                | "sender_display_name"
-                | "content" => 3,
-                _ => 4,
-            };
-            Some((group, Reverse(size(name, value)), index))
-        })
-        .collect();
-    order.sort_unstable();
-
-    let mut is_dropped = vec![false; data.len()];
-    for (_, Reverse(size), index) in order {
-        is_dropped[index] = true;
-        excess = excess.saturating_sub(size);
-        if excess == 0 {
-            break;
-        }
+    let excess = total.saturating_sub(LIMIT);
+    if excess > 0 {
+        drop_members(data, excess, size, |name| match name {
+            "event_id" | "room_id" | "type" | "prio" | "unread" | "missed_calls" => None,
+            "content_formatted_body" => Some(0),
+            "content_body" | "content_msgtype" => Some(2),
+            name if name.starts_with(CONTENT) => Some(1),
+            _ => Some(2),
+        });
     }
-    let mut is_dropped = is_dropped.into_iter();
-    data.retain(|_, _| !is_dropped.next().unwrap_or(false));
 }
 
 #[cfg(test)]
@@ -444,14 +418,12 @@ mod tests {
         let wrong = dummy_with(&json!({
             "room_name": 5, "sender": null, "content": ["x"], "room_alias": {"a": 1}
         }));
-        let data = data(&wrong, Value::Null);
+        let sent = data(&wrong, Value::Null);
         for name in ["room_name", "sender", "content", "room_alias"] {
-            assert_eq!(data[name], Value::Null, "{name}");
+            assert_eq!(sent[name], Value::Null, "{name}");
         }
-        assert_eq!(
-            super::tests::data(&dummy_with(&json!({"content": "text"})), Value::Null)["content"],
-            "text"
-        );
+        let text = data(&dummy_with(&json!({"content": "text"})), Value::Null);
+        assert_eq!(text["content"], "text");
     }
 
     #[test]
@@ -476,13 +448,13 @@ mod tests {
         let device_data = json!({"default_payload": {"d": "x".repeat(1000)}});
         let two_too_many = data(&notification, device_data);
         assert_eq!(two_too_many["content_a"], Value::Null);
-        assert_eq!(two_too_many["content_b"], "short");
         assert_eq!(two_too_many["content_body"], long);
 
         let device_data = json!({"default_payload": {"d": "x".repeat(5000), "cs": "secret"}});
         let hopeless = data(&dummy(), device_data);
         assert_eq!(hopeless["d"], Value::Null);
         assert_eq!(hopeless["cs"], "secret");
+        assert!(hopeless["content_body"].is_string());
         assert_eq!(hopeless["event_id"], dummy_json()["event_id"]);
     }
 
@@ -620,6 +592,28 @@ mod tests {
                 });
                 prop_assert!(sizes.sum::<usize>() <= 4096);
             }
+        }
+
+        #[test]
+        fn whatever_the_homeserver_sends_opaque_and_wake_are_constant_but_for_n(
+            mut notification in any_notification(),
+            event_id in "\\$.{0,40}",
+            device in any_device(),
+        ) {
+            notification.event_id = event_id.into();
+            let opaque_context = context(PayloadMode::Opaque);
+            let opaque = build(&plain(), &opaque_context, &notification, &device).unwrap();
+            let n = identifier(&opaque_context, &notification, &device).to_base64url();
+            let expected = format!(
+                r#"{{"message":{{"data":{{"n":"{n}"}},"android":{{"priority":"high","ttl":"86400s"}},"token":"spqr"}}}}"#
+            );
+            prop_assert_eq!(opaque, expected);
+
+            let wake = build(&plain(), &context(PayloadMode::Wake), &notification, &device).unwrap();
+            prop_assert_eq!(
+                wake,
+                r#"{"message":{"data":{},"android":{"priority":"high","ttl":"86400s","collapse_key":"wake"},"token":"spqr"}}"#.to_owned()
+            );
         }
     }
 }

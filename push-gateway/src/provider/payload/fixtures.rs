@@ -113,7 +113,9 @@ pub(in crate::provider) fn device(data: Value) -> Device {
     let data = match data {
         Value::Object(data) => Some(data),
         Value::Null => None,
-        other => panic!("data is an object: {other}"),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            panic!("data is an object")
+        }
     };
     Device {
         app_id: "com.example.app".to_owned(),
@@ -155,7 +157,8 @@ pub(in crate::provider) fn any_text() -> impl Strategy<Value = String> {
 
 /// Member names, often ones that mean something.
 fn any_key() -> impl Strategy<Value = String> {
-    const KNOWN: [&str; 24] = [
+    const KNOWN: [&str; 25] = [
+        "content",
         "aps",
         "alert",
         "badge",

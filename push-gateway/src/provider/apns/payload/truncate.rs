@@ -12,10 +12,13 @@
 
 use serde_json::{Map, Value};
 
-use crate::python_json;
+use crate::{
+    provider::payload::drop_members,
+    python_json::{self, character_ends, escaped_len},
+};
 
-/// The members beside `aps` that the gateway itself puts in.
-const OWN_MEMBERS: [&str; 4] = ["room_id", "event_id", "unread_count", "missed_calls"];
+/// `aps` and what the gateway itself puts beside it.
+const OWN_MEMBERS: [&str; 5] = ["aps", "room_id", "event_id", "unread_count", "missed_calls"];
 
 /// The longest ID that Matrix allows, in bytes.
 const MAX_ID: usize = 255;
@@ -32,7 +35,7 @@ pub(super) fn encode(mut payload: Map<String, Value>, limit: usize) -> Vec<u8> {
             for (text, length) in texts.into_iter().zip(kept) {
                 text.truncate(length);
             }
-        } else if !drop_members(&mut payload, rest_len - limit) {
+        } else if !drop_something(&mut payload, rest_len - limit) {
             break;
         }
         encoded = python_json::to_utf8(&payload);
@@ -117,34 +120,28 @@ fn kept_lengths(texts: &[&mut String], room: usize) -> Vec<usize> {
         .collect()
 }
 
-/// For each character: where it ends, and how many bytes it takes when escaped.
-fn character_ends(text: &str) -> impl Iterator<Item = (usize, usize)> {
-    text.char_indices().map(|(start, character)| {
-        (
-            start + character.len_utf8(),
-            python_json::escaped_len(character),
-        )
-    })
-}
-
-fn escaped_len(text: &str) -> usize {
-    text.chars().map(python_json::escaped_len).sum()
-}
-
 /// Drops members worth `excess` bytes, or as many as may go at once; false when none is left to drop.
-fn drop_members(payload: &mut Map<String, Value>, excess: usize) -> bool {
-    let is_own = |name: &str| name == "aps" || OWN_MEMBERS.contains(&name);
-    if drop_largest(payload, excess, is_own) {
+fn drop_something(payload: &mut Map<String, Value>, excess: usize) -> bool {
+    let size = |name: &str, value: &Value| {
+        let name = python_json::to_utf8(&name);
+        name.len() + python_json::to_utf8(value).len() + ": , ".len()
+    };
+    let all_but =
+        |kept: &'static [&'static str]| move |name: &str| (!kept.contains(&name)).then_some(0);
+    if drop_members(payload, excess, size, all_but(&OWN_MEMBERS)) {
         return true;
     }
     if let Some(Value::Object(aps)) = payload.get_mut("aps") {
-        if drop_largest(aps, excess, |name| name == "alert" || name == "badge") {
+        if drop_members(aps, excess, size, all_but(&["alert", "badge"])) {
             return true;
         }
         if let Some(Value::Object(alert)) = aps.get_mut("alert")
-            && drop_largest(alert, excess, |name| {
-                matches!(name, "loc-key" | "loc-args" | "body")
-            })
+            && drop_members(
+                alert,
+                excess,
+                size,
+                all_but(&["loc-key", "loc-args", "body"]),
+            )
         {
             return true;
         }
@@ -157,35 +154,4 @@ fn drop_members(payload: &mut Map<String, Value>, excess: usize) -> bool {
         .into_iter()
         .chain(["aps", "room_id", "event_id"])
         .any(|name| payload.shift_remove(name).is_some())
-}
-
-/// Drops the largest members that are not `kept` until `excess` bytes are saved; false when there are none.
-fn drop_largest(
-    members: &mut Map<String, Value>,
-    excess: usize,
-    kept: impl Fn(&str) -> bool,
-) -> bool {
-    let mut sizes: Vec<(usize, usize)> = members
-        .iter()
-        .enumerate()
-        .filter(|(_, (name, _))| !kept(name))
-        .map(|(index, (name, value))| {
-            let size = python_json::to_utf8(name).len() + python_json::to_utf8(value).len();
-            (size + ": , ".len(), index)
-        })
-        .collect();
-    sizes.sort_unstable_by(|one, other| other.cmp(one));
-
-    let mut dropped = vec![false; members.len()];
-    let mut saved = 0;
-    for (size, index) in &sizes {
-        if saved >= excess {
-            break;
-        }
-        saved += size;
-        dropped[*index] = true;
-    }
-    let mut dropped = dropped.into_iter();
-    members.retain(|_, _| !dropped.next().unwrap_or(false));
-    !sizes.is_empty()
 }
