@@ -11,8 +11,9 @@ pub(crate) const LONGEST: Duration = Duration::from_hours(1);
 
 /// The time that the answer's `Retry-After` names: seconds, or an HTTP date compared with `now`.
 ///
-/// A date in the past is zero; anything longer than [`LONGEST`] is cut to it; what is neither a number
-/// nor a date counts as absent.
+/// Anything longer than [`LONGEST`] is cut to it. Zero and a date in the past name no time to wait, and
+/// what is neither a number nor a date names none either: all count as absent, so that the caller's own
+/// back-off holds.
 pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let duration = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -20,9 +21,9 @@ pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
         value.parse().map_or(LONGEST, Duration::from_secs)
     } else {
         let date = httpdate::parse_http_date(value).ok()?;
-        date.duration_since(now).unwrap_or(Duration::ZERO)
+        date.duration_since(now).ok()?
     };
-    Some(duration.min(LONGEST))
+    (!duration.is_zero()).then_some(duration.min(LONGEST))
 }
 
 #[cfg(test)]
@@ -47,7 +48,7 @@ mod tests {
 
     #[test]
     fn seconds_are_taken_as_they_are() {
-        assert_eq!(parsed(b"0"), Some(Duration::ZERO));
+        assert_eq!(parsed(b"1"), Some(Duration::from_secs(1)));
         assert_eq!(parsed(b" 121 "), Some(Duration::from_secs(121)));
     }
 
@@ -67,11 +68,14 @@ mod tests {
     }
 
     #[test]
-    fn a_date_in_the_past_is_zero() {
-        assert_eq!(
-            parsed(b"Sun, 06 Nov 1994 08:49:36 GMT"),
-            Some(Duration::ZERO)
-        );
+    fn no_time_at_all_counts_as_absent() {
+        for value in [
+            "0",
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 08:49:36 GMT",
+        ] {
+            assert_eq!(parsed(value.as_bytes()), None, "{value}");
+        }
     }
 
     #[test]

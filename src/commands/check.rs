@@ -44,7 +44,11 @@ pub fn run(arguments: &Arguments, environment: &Environment) -> ExitCode {
         sound = false;
         say(&mut io::stdout(), &format!("error: {problem}\n"));
     }
-    if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if sound {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn files(arguments: &Arguments, environment: &Environment) -> Result<Vec<PathBuf>, String> {
@@ -54,7 +58,9 @@ fn files(arguments: &Arguments, environment: &Environment) -> Result<Vec<PathBuf
     if let Some(directory) = &arguments.config_dir {
         return Ok(vec![directory.join("push-gateway.yaml")]);
     }
-    let usual = ["/etc/nocturne", "config"].iter().map(|directory| Path::new(directory).join("push-gateway.yaml"));
+    let usual = ["/etc/nocturne", "config"]
+        .iter()
+        .map(|directory| Path::new(directory).join("push-gateway.yaml"));
     usual
         .into_iter()
         .find(|path| path.exists())

@@ -9,7 +9,10 @@ pub mod push;
 
 /// Runs a future on a runtime with a thread for each core that the process may use.
 fn block_on(future: impl Future<Output = ExitCode>) -> ExitCode {
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime.block_on(future),
         Err(error) => failed(&format!("the runtime cannot be started: {error}")),
     }

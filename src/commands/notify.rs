@@ -61,7 +61,10 @@ async fn notify(arguments: &Arguments, environment: &Environment) -> ExitCode {
         Ok(request) => request,
         Err(problem) => return failed(&problem),
     };
-    say(&mut io::stdout(), &format!("POST {url}\n  about the event {event_id}, which does not exist\n"));
+    say(
+        &mut io::stdout(),
+        &format!("POST {url}\n  about the event {event_id}, which does not exist\n"),
+    );
     let sent = async {
         let roots = tls::roots(environment)?;
         let client = HttpClient::new(ClientConfig {
@@ -91,11 +94,19 @@ async fn notify(arguments: &Arguments, environment: &Environment) -> ExitCode {
 fn notify_url(gateway: &Uri) -> Result<Uri, String> {
     let text = gateway.to_string();
     let base = text.trim_end_matches('/');
-    let url = if base.ends_with(PATH) { base.to_owned() } else { format!("{base}{PATH}") };
-    let url: Uri = url.parse().map_err(|error| format!("--gateway {text}: {error}"))?;
+    let url = if base.ends_with(PATH) {
+        base.to_owned()
+    } else {
+        format!("{base}{PATH}")
+    };
+    let url: Uri = url
+        .parse()
+        .map_err(|error| format!("--gateway {text}: {error}"))?;
     match (url.scheme_str(), url.host()) {
         (Some("http" | "https"), Some(_)) => Ok(url),
-        (_, _) => Err(format!("--gateway {text}: give it as http://HOST:PORT or https://HOST")),
+        (_, _) => Err(format!(
+            "--gateway {text}: give it as http://HOST:PORT or https://HOST"
+        )),
     }
 }
 
@@ -130,7 +141,10 @@ fn request(
 /// What the answer means, for a person; success only when the push was taken.
 fn explain(response: &Response, pushkey: &str) -> ExitCode {
     let body: Value = serde_json::from_slice(&response.body).unwrap_or(Value::Null);
-    let text = body.get("error").and_then(Value::as_str).unwrap_or("no explanation in the answer");
+    let text = body
+        .get("error")
+        .and_then(Value::as_str)
+        .unwrap_or("no explanation in the answer");
     let rejected = body.get("rejected").and_then(Value::as_array);
     let (good, meaning) = match (response.status, rejected) {
         (StatusCode::OK, Some(rejected)) if rejected.iter().any(|key| key.as_str() == Some(pushkey)) => (
@@ -164,8 +178,15 @@ fn explain(response: &Response, pushkey: &str) -> ExitCode {
         ),
         (_, _) => (false, format!("An answer that a homeserver would take for a failure, and try again: {text}")),
     };
-    say(&mut io::stdout(), &format!("{}\n{meaning}\n", response.status));
-    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    say(
+        &mut io::stdout(),
+        &format!("{}\n{meaning}\n", response.status),
+    );
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 #[cfg(test)]
@@ -181,7 +202,10 @@ mod tests {
             "http://127.0.0.1:5000/_matrix/push/v1/notify/",
         ] {
             let url = notify_url(&given.parse().expect("a URI")).expect("usable");
-            assert_eq!(url.to_string(), "http://127.0.0.1:5000/_matrix/push/v1/notify");
+            assert_eq!(
+                url.to_string(),
+                "http://127.0.0.1:5000/_matrix/push/v1/notify"
+            );
         }
         assert!(notify_url(&"gateway.example.org".parse().expect("a URI")).is_err());
     }

@@ -34,22 +34,37 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments, environment: &Environment) -> ExitCode {
-    let Some(path) = arguments.config.clone().or_else(|| default_path(environment)) else {
+    let Some(path) = arguments
+        .config
+        .clone()
+        .or_else(|| default_path(environment))
+    else {
         return failed(
             "no configuration: name one with --config FILE, or in NOCTURNE_PUSH_CONFIG or SYGNAL_CONF; there is \
              no push-gateway.yaml or sygnal.yaml here either (config/push-gateway.yaml is a commented example)",
         );
     };
     let clock = Clock::system();
-    let Loaded { config, warnings, errors } = config::load(&path, environment, clock.wall());
+    let Loaded {
+        config,
+        warnings,
+        errors,
+    } = config::load(&path, environment, clock.wall());
     let Some(config) = config.filter(|_| errors.is_empty()) else {
-        for problem in warnings.iter().map(|warning| format!("warning: {warning}\n")) {
+        for problem in warnings
+            .iter()
+            .map(|warning| format!("warning: {warning}\n"))
+        {
             say(&mut io::stderr(), &problem);
         }
         for problem in errors.iter().map(|error| format!("error: {error}\n")) {
             say(&mut io::stderr(), &problem);
         }
-        return failed(&format!("{} cannot be used; problems: {}", path.display(), errors.len()));
+        return failed(&format!(
+            "{} cannot be used; problems: {}",
+            path.display(),
+            errors.len()
+        ));
     };
     if let Err(problem) = telemetry::start(&config.log.level, config.log.format, environment) {
         return failed(&problem);
@@ -62,7 +77,12 @@ pub fn run(arguments: &Arguments, environment: &Environment) -> ExitCode {
     }
     block_on(async {
         let (trigger, shutdown) = lifecycle::shutdown();
-        let world = World { environment: environment.clone(), clock, random: Random::system(), shutdown };
+        let world = World {
+            environment: environment.clone(),
+            clock,
+            random: Random::system(),
+            shutdown,
+        };
         let bound = match push_gateway::bind(config, world).await {
             Ok(bound) => bound,
             Err(problem) => {
@@ -85,8 +105,14 @@ pub fn run(arguments: &Arguments, environment: &Environment) -> ExitCode {
 
 /// Where the configuration is, when the command line does not say.
 pub fn default_path(environment: &Environment) -> Option<PathBuf> {
-    let named = ["NOCTURNE_PUSH_CONFIG", "SYGNAL_CONF"].iter().find_map(|name| environment.get(name));
+    let named = ["NOCTURNE_PUSH_CONFIG", "SYGNAL_CONF"]
+        .iter()
+        .find_map(|name| environment.get(name));
     named.map(PathBuf::from).or_else(|| {
-        ["push-gateway.yaml", "sygnal.yaml"].iter().map(Path::new).find(|path| path.exists()).map(Path::to_path_buf)
+        ["push-gateway.yaml", "sygnal.yaml"]
+            .iter()
+            .map(Path::new)
+            .find(|path| path.exists())
+            .map(Path::to_path_buf)
     })
 }

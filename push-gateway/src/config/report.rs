@@ -1,6 +1,27 @@
 //! What reading a configuration gave, as lines for people.
 
+use std::path::Path;
+
 use super::{App, Collapse, Loaded, OpaqueOptions, PayloadMode, Provider};
+
+/// The whole report on the file at `path`: [`lines`], and a last one that says how it went.
+#[must_use]
+pub fn text(path: &Path, loaded: &Loaded) -> String {
+    let count = |number: usize, what: &str| match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
+    };
+    let mut text = lines(loaded).join("\n");
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text + &format!(
+        "{}: {}, {}\n",
+        path.display(),
+        count(loaded.errors.len(), "error"),
+        count(loaded.warnings.len(), "warning")
+    )
+}
 
 /// Errors, warnings, then a line for each app that says what its provider gets to see.
 #[must_use]
@@ -11,12 +32,12 @@ pub fn lines(loaded: &Loaded) -> Vec<String> {
         .iter()
         .map(|text| format!("warning: {text}"));
     let apps = loaded.config.iter().flat_map(|config| &config.apps);
-    errors.chain(warnings).chain(apps.map(app)).collect()
+    errors.chain(warnings).chain(apps.map(app_line)).collect()
 }
 
 /// `app "im.example.ios" (apns, opaque): Apple sees …`
 #[must_use]
-pub fn app(app: &App) -> String {
+pub fn app_line(app: &App) -> String {
     let what = match app.payload {
         PayloadMode::Opaque => opaque(app),
         PayloadMode::Wake => wake(&app.provider).to_owned(),

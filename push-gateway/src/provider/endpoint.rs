@@ -187,7 +187,10 @@ impl EndpointRequest {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = self.headers.clone();
-        let deadline = deadline.min(clock.now() + timeout);
+        let deadline = clock
+            .now()
+            .checked_add(timeout)
+            .map_or(deadline, |own| deadline.min(own));
         match self.connections.send(request, deadline).await {
             Ok(response) => Attempt {
                 outcome: meaning(response.status, &response.headers, clock.wall()),

@@ -7,20 +7,20 @@ use crate::outcome::{Cause, Failure, Outcome, Retry};
 /// The outcome tables say "credentials, at once" of a token that may only have been too old. That stands
 /// if `renew` has another one; if it does not, trying again would get the same answer.
 pub(crate) fn renew_if_asked(outcome: Outcome, renew: impl FnOnce() -> bool) -> Outcome {
-    match outcome {
-        Outcome::Failed(
-            failure @ Failure {
-                cause: Cause::Credentials,
-                retry: Retry::Now,
-                ..
-            },
-        ) if !renew() => Failure {
-            retry: Retry::Never,
-            ..failure
-        }
-        .into(),
-        other => other,
+    let Outcome::Failed(
+        mut failure @ Failure {
+            cause: Cause::Credentials,
+            retry: Retry::Now,
+            ..
+        },
+    ) = outcome
+    else {
+        return outcome;
+    };
+    if !renew() {
+        failure.retry = Retry::Never;
     }
+    failure.into()
 }
 
 #[cfg(test)]

@@ -261,6 +261,8 @@ impl<'a> Builder<'a> {
             .any(|character| character == '\t');
         let remedy = if indented_by_tab {
             " (the line is indented with a tab: use spaces)"
+        } else if error.info().contains("indentation") {
+            " (indent it further than the key that it belongs to)"
         } else if error.info().contains("unknown anchor") {
             " (an alias `*name` needs an anchor `&name` before it)"
         } else {
@@ -567,6 +569,10 @@ mod tests {
             (
                 "a: 1\nb: !!python/name:os.system x\n",
                 "f:2: the tag `!!python/name:os.system`",
+            ),
+            (
+                "a:\n  b: [\n    1\n]\n",
+                "f:4: not valid YAML at column 1: invalid indentation (indent it",
             ),
             ("a: {<<: 1}\n", "f:1: `<<` merges a mapping"),
             ("? [1]\n: 2\n", "f:1: found a list or a mapping as a key"),

@@ -1,6 +1,6 @@
 //! Files in the shapes that people have them in.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use shared::environment::Environment;
 
@@ -296,4 +296,6 @@ fn the_report_says_what_each_provider_sees() {
     let broken = fixture.load("apps:\n");
     assert_eq!(report::lines(&broken).len(), 1);
     assert!(report::lines(&broken)[0].starts_with("error: f.yaml: apps: No app IDs"));
+    let text = report::text(Path::new("f.yaml"), &broken);
+    assert!(text.ends_with("\nf.yaml: 1 error, 0 warnings\n"), "{text}");
 }
