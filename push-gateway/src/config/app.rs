@@ -280,9 +280,6 @@ fn fcm(section: &Section<'_>) -> Option<Fcm> {
             ])
         })
         .unwrap_or_default();
-    if let Some(value) = section.get("max_connections") {
-        value.warning("has no effect: all requests go over one connection (remove it)");
-    }
     let max_connections = max_connections(section);
     let send_badge_counts = flag(section, "send_badge_counts", true);
     Some(Fcm {

@@ -57,6 +57,8 @@ pub(super) struct Connector {
     tls: TlsConnector,
     proxy: Option<Matcher>,
     policy: Option<Arc<AddressPolicy>>,
+    /// Destinations are strangers' choices: they are not named in errors.
+    anonymous: bool,
     versions: Versions,
     connect_timeout: Duration,
 }
@@ -147,10 +149,15 @@ impl Connector {
         Ok(Self {
             tls: TlsConnector::from(Arc::new(tls)),
             proxy,
+            anonymous: config.policy.is_some(),
             policy: config.policy.filter(|policy| !policy.permits_all()),
             versions: config.versions,
             connect_timeout: config.connect_timeout,
         })
+    }
+
+    pub(super) const fn anonymous(&self) -> bool {
+        self.anonymous
     }
 
     /// Refuses a literal address that may not be reached, before anything is done.

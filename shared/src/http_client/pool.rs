@@ -124,6 +124,10 @@ impl Pool {
             + state.http1_open
     }
 
+    pub(super) fn anonymous(&self) -> bool {
+        self.connector.anonymous()
+    }
+
     /// What a request that ran out of time is told: whether it ever got a connection.
     pub(super) fn timed_out(&self) -> Error {
         let state = self.state();
