@@ -18,7 +18,7 @@ use super::{failed, push, say};
 ///
 /// Example: nocturne check sygnal.yaml
 #[derive(Debug, Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// A folder with push-gateway.yaml in it; by default /etc/nocturne, else ./config.
     #[arg(long, value_name = "DIR", conflicts_with = "files")]
     config_dir: Option<PathBuf>,
@@ -28,7 +28,7 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: &Arguments, environment: &Environment) -> ExitCode {
+pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode {
     let files = match files(arguments, environment) {
         Ok(files) => files,
         Err(problem) => return failed(&problem),

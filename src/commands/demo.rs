@@ -13,10 +13,10 @@ use super::failed;
 ///
 /// Example: nocturne demo
 #[derive(Debug, Args)]
-pub struct Arguments {}
+pub(crate) struct Arguments {}
 
 /// Runs the command.
-pub fn run(arguments: &Arguments) -> ExitCode {
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let _ = arguments;
     failed("in work")
 }

@@ -27,7 +27,7 @@ const PATH: &str = "/_matrix/push/v1/notify";
 ///
 /// Example: nocturne notify --gateway http://127.0.0.1:5000 --app-id org.example.app.ios --pushkey 'bGFtcA=='
 #[derive(Debug, Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// The gateway, with or without the path /_matrix/push/v1/notify.
     #[arg(long, value_name = "URL")]
     gateway: Uri,
@@ -47,7 +47,7 @@ fn object(text: &str) -> Result<Map<String, Value>, String> {
 }
 
 /// Runs the command.
-pub fn run(arguments: &Arguments, environment: &Environment) -> ExitCode {
+pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode {
     block_on(notify(arguments, environment))
 }
 

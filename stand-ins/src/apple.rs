@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::Method;
+use http::{HeaderValue, Method};
 use serde_json::Value;
 
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
 
 /// "Regenerate the token no more than once every 20 minutes and no less than once every 60."
 const TOKEN_LIFE: u64 = 60 * 60;
-const TOKEN_UPDATES: Duration = Duration::from_secs(20 * 60);
+const TOKEN_UPDATES: Duration = Duration::from_mins(20);
 /// How far a provider's clock may be ahead.
 const CLOCK_SKEW: u64 = 60;
 const MOST_PAYLOAD: usize = 4096;
@@ -151,11 +151,6 @@ impl Deref for Apple {
 
 impl Rules for Arc<AppleRules> {
     fn judge(&self, request: &Arrived) -> Verdict {
-        let apns_id = request
-            .headers
-            .get("apns-id")
-            .and_then(|id| id.to_str().ok())
-            .map_or_else(random_uuid, ToOwned::to_owned);
         let device = request
             .path
             .strip_prefix("/3/device/")
@@ -165,7 +160,11 @@ impl Rules for Arc<AppleRules> {
             Ok(()) => Verdict::accepted(Reply::status(200), device),
             Err((code, reason)) => Verdict::refused(Reply::apns(code, reason), device, reason),
         };
-        verdict.reply = verdict.reply.header("apns-id", &apns_id);
+        // Apple answers with the provider's identifier, or makes one up
+        let made_up = || HeaderValue::try_from(random_uuid()).ok();
+        if let Some(id) = request.headers.get("apns-id").cloned().or_else(made_up) {
+            verdict.reply.headers.insert("apns-id", id);
+        }
         verdict
     }
 }
@@ -332,8 +331,10 @@ fn check_headers(request: &Arrived) -> Result<(), Refusal> {
     if header(request, "apns-collapse-id").is_some_and(|id| id.len() > MOST_COLLAPSE_ID) {
         return Err((400, "BadCollapseId"));
     }
-    let topic = header(request, "apns-topic").unwrap_or_default();
-    if (push_type == Some("voip")) != topic.ends_with(".voip") && !topic.is_empty() {
+    // "The apns-topic header field must use your app's bundle ID with .voip appended to the end."
+    let topic = header(request, "apns-topic");
+    if push_type == Some("voip") && topic.is_some_and(|topic| topic.strip_suffix(".voip").is_none())
+    {
         return Err((400, "BadTopic"));
     }
     Ok(())

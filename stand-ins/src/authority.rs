@@ -25,6 +25,7 @@ use crate::{
 
 /// The attribute `UID` (RFC 4519 §2.39), in which Apple puts an app's topic.
 const USER_ID: &[u64] = &[0, 9, 2342, 19_200_300, 100, 1, 1];
+const YEAR: Duration = Duration::from_hours(365 * 24);
 
 /// A throw-away certificate authority: what it signs is worth nothing once it is dropped, since
 /// nobody else has its key.
@@ -46,7 +47,7 @@ pub struct Identity {
 impl Authority {
     /// An authority with a new key.
     pub fn new() -> io::Result<Self> {
-        let mut params = validity(wall() + Duration::from_secs(10 * 365 * 24 * 60 * 60));
+        let mut params = validity(wall() + 10 * YEAR);
         params.distinguished_name = common_name("Nocturne stand-ins");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -64,9 +65,9 @@ impl Authority {
         &self.pem
     }
 
-    /// A server's certificate for 127.0.0.1, ::1, localhost and `names`.
+    /// A server's certificate for 127.0.0.1, `::1`, localhost and `names`.
     pub fn server_identity(&self, names: &[&str]) -> io::Result<Identity> {
-        let mut params = validity(wall() + Duration::from_secs(365 * 24 * 60 * 60));
+        let mut params = validity(wall() + YEAR);
         params.distinguished_name = common_name("localhost");
         params.subject_alt_names = vec![
             SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)),
@@ -205,7 +206,7 @@ fn common_name(name: &str) -> DistinguishedName {
 
 /// Valid from a day ago (or a day before `not_after`, for expired ones) to `not_after`.
 fn validity(not_after: SystemTime) -> CertificateParams {
-    let day = Duration::from_secs(24 * 60 * 60);
+    let day = Duration::from_hours(24);
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     let at = |time| epoch + Duration::from_secs(unix_seconds(time));
     let mut params = CertificateParams::default();

@@ -72,12 +72,11 @@ impl Google {
     /// account, since an RSA key takes its time to find.
     pub async fn start(authority: &Authority) -> io::Result<Self> {
         static ACCOUNT: OnceLock<ServiceAccount> = OnceLock::new();
-        let account = match ACCOUNT.get() {
-            Some(account) => account.clone(),
-            None => {
-                let account = ServiceAccount::generate(PROJECT_ID)?;
-                ACCOUNT.get_or_init(|| account).clone()
-            }
+        let account = if let Some(account) = ACCOUNT.get() {
+            account.clone()
+        } else {
+            let account = ServiceAccount::generate(PROJECT_ID)?;
+            ACCOUNT.get_or_init(|| account).clone()
         };
         let tls = authority.server_config(
             &["fcm.googleapis.com", "oauth2.googleapis.com"],
@@ -181,7 +180,7 @@ impl Rules for Arc<GoogleRules> {
         }
         if let Err(reply) = self.check_access(request, project) {
             let complaint = format!("access: {}", reply.status);
-            return Verdict::refused(reply, target_in(&request.body), complaint);
+            return Verdict::refused(*reply, target_in(&request.body), complaint);
         }
         let sent = || {
             let name = format!("projects/{project}/messages/{}", random_name());
@@ -270,9 +269,9 @@ impl GoogleRules {
         )
     }
 
-    fn check_access(&self, request: &Arrived, project: &str) -> Result<(), Reply> {
+    fn check_access(&self, request: &Arrived, project: &str) -> Result<(), Box<Reply>> {
         let unauthenticated = || {
-            Reply::google_error(
+            Box::new(Reply::google_error(
                 401,
                 "UNAUTHENTICATED",
                 "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid authentication credential.",
@@ -281,7 +280,7 @@ impl GoogleRules {
                     "reason": "ACCESS_TOKEN_EXPIRED",
                     "domain": "googleapis.com",
                 }),
-            )
+            ))
         };
         let authorization = request
             .headers
@@ -295,7 +294,7 @@ impl GoogleRules {
             return Err(unauthenticated());
         }
         if of_project != project {
-            return Err(Reply::google_error(
+            return Err(Box::new(Reply::google_error(
                 403,
                 "PERMISSION_DENIED",
                 &format!(
@@ -306,7 +305,7 @@ impl GoogleRules {
                     "reason": "IAM_PERMISSION_DENIED",
                     "domain": "cloudresourcemanager.googleapis.com",
                 }),
-            ));
+            )));
         }
         Ok(())
     }

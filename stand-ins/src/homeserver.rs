@@ -188,8 +188,8 @@ pub fn large_fields(devices: &[Value]) -> Value {
 
 /// What Synapse sends for an event to a pusher of the format `event_id_only`.
 #[must_use]
-pub fn synapse_event_id_only(event_id: &str, room_id: &str, unread: u64, device: Value) -> Value {
-    let mut device = device;
+pub fn synapse_event_id_only(event_id: &str, room_id: &str, unread: u64, device: &Value) -> Value {
+    let mut device = device.clone();
     if let Some(device) = device.as_object_mut() {
         device.remove("tweaks");
     }
@@ -208,8 +208,8 @@ pub fn synapse_full(
     event_id: &str,
     room_id: &str,
     sender: &str,
-    content: Value,
-    device: Value,
+    content: &Value,
+    device: &Value,
 ) -> Value {
     json!({ "notification": {
         "id": event_id,
@@ -228,8 +228,8 @@ pub fn synapse_full(
 
 /// What Synapse sends when messages were read.
 #[must_use]
-pub fn synapse_badge(unread: u64, device: Value) -> Value {
-    let mut device = device;
+pub fn synapse_badge(unread: u64, device: &Value) -> Value {
+    let mut device = device.clone();
     if let Some(device) = device.as_object_mut() {
         device.remove("tweaks");
     }

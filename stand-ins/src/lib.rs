@@ -92,7 +92,7 @@ impl StandIns {
     /// Writes certificates and keys for a gateway into an existing directory; what is secret has
     /// mode 0600.
     pub fn write_files(&self, directory: &Path) -> io::Result<Files> {
-        let year = Duration::from_secs(365 * 24 * 60 * 60);
+        let year = Duration::from_hours(365 * 24);
         let certificate = self
             .authority
             .client_identity(TOPIC, support::wall() + year)?;

@@ -174,7 +174,7 @@ impl Proxy {
     }
 
     /// Takes connections again.
-    pub async fn start_again(&self) -> io::Result<()> {
+    pub fn start_again(&self) -> io::Result<()> {
         let mut running = lock(&self.running);
         let Running::Stopped(socket) = &mut *running else {
             return Ok(());

@@ -334,7 +334,7 @@ impl Server {
     }
 
     /// Ends the outage.
-    pub async fn start_again(&self) -> io::Result<()> {
+    pub fn start_again(&self) -> io::Result<()> {
         let mut running = lock(&self.running);
         let Running::Stopped(socket) = &mut *running else {
             return Ok(());
@@ -513,13 +513,13 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
             http2::Builder::new(TokioExecutor::new())
                 .max_concurrent_streams(shared.max_streams.load(Ordering::Relaxed))
                 .serve_connection(stream, service)
-        )
+        );
     } else {
         drive!(
             http1::Builder::new()
                 .timer(TokioTimer::new())
                 .serve_connection(stream, service)
-        )
+        );
     }
 }
 

@@ -62,7 +62,7 @@ async fn what_an_outage_held_up_arrives_once_after_it() {
         .await;
     assert_eq!(refused.status, 502);
 
-    apple.start_again().await.expect("Apple's port is free");
+    apple.start_again().expect("Apple's port is free");
     stage
         .tap
         .wait_for("the same push, delivered", |exchange| {
@@ -206,6 +206,24 @@ async fn an_app_in_mode_sygnal_gets_the_room_and_the_event() {
     let body = seen.first().expect("Apple got the push").json();
     assert_eq!(body["room_id"], *stage.room);
     assert_eq!(body["event_id"], *event);
+}
+
+#[tokio::test]
+async fn a_unified_push_client_of_today_reads_what_it_always_read() {
+    let Some(python) = synapse_python() else {
+        return;
+    };
+    let stage = Stage::set(&python).await;
+    let endpoint = stage.subscribe_unified_push().endpoint;
+    stage.register(UNIFIED_PUSH, &endpoint, json!({})).await;
+
+    let event = stage.bob.send(&stage.room, "as ever").await;
+    let seen = stage.unified_push.wait_for(1, PATIENCE).await;
+    let notification = &seen.first().expect("the push came").json()["notification"];
+    assert_eq!(notification["room_id"], *stage.room);
+    assert_eq!(notification["event_id"], *event);
+    assert_eq!(notification["counts"]["unread"], 1);
+    assert_eq!(notification.get("devices"), None);
 }
 
 /// The Python that has Synapse, or word that these tests are left out.

@@ -72,7 +72,7 @@ impl Stage {
         ]
     }
 
-    /// One pusher of Alice's for each kind of provider.
+    /// One pusher of Alice's for each kind of provider, with keys where the provider passes on any bytes.
     pub(crate) async fn register_every_device(&self) -> Devices {
         self.register_apple_device(APNS).await;
 
@@ -87,10 +87,7 @@ impl Stage {
         let keys = json!({"endpoint": web_push.endpoint, "auth": web_push.auth});
         self.register(WEB_PUSH, &web_push.p256dh, keys).await;
 
-        let unified_push = self
-            .unified_push
-            .subscribe_unified_push()
-            .expect("keys can be made");
+        let unified_push = self.subscribe_unified_push();
         let keys = json!({"p256dh": unified_push.p256dh, "auth": unified_push.auth});
         self.register(UNIFIED_PUSH, &unified_push.endpoint, keys)
             .await;
@@ -117,7 +114,14 @@ impl Stage {
             .collect()
     }
 
-    async fn register(&self, app_id: &str, pushkey: &str, data: Value) {
+    pub(crate) fn subscribe_unified_push(&self) -> Subscription {
+        self.unified_push
+            .subscribe_unified_push()
+            .expect("keys can be made")
+    }
+
+    /// A pusher of Alice's.
+    pub(crate) async fn register(&self, app_id: &str, pushkey: &str, data: Value) {
         self.alice
             .set_pusher(self.tap.address(), app_id, pushkey, data)
             .await;

@@ -1,10 +1,21 @@
 //! From a file to a [`Config`](super::Config).
 
-use std::path::Path;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
-use shared::environment::Environment;
+use ipnet::IpNet;
+use shared::{
+    address_policy::{AddressPolicy, parse_network},
+    environment::Environment,
+    secret::Secret,
+    yaml::{self, Diagnostics, Scalar, Section, Severity, Value},
+};
+use url::Url;
 
-use super::Config;
+use super::{Config, Glob, Limits, Log, LogFormat, app};
 
 /// What reading a file gave.
 #[derive(Debug)]
@@ -17,9 +28,453 @@ pub struct Loaded {
     pub errors: Vec<String>,
 }
 
-/// Reads `path` and everything that it names.
+/// Reads `path` and everything that it names. Certificates are judged by `now`.
 #[must_use]
-pub fn load(path: &Path, environment: &Environment, now: std::time::SystemTime) -> Loaded {
-    let _ = (path, environment, now);
-    todo!("helper")
+pub fn load(path: &Path, environment: &Environment, now: SystemTime) -> Loaded {
+    let diagnostics = Diagnostics::new(path.display().to_string());
+    let config = read(path, &diagnostics)
+        .and_then(|text| config_of_text(&text, path, environment, now, &diagnostics));
+    finish(config, &diagnostics)
+}
+
+pub(super) fn finish(config: Option<Config>, diagnostics: &Diagnostics) -> Loaded {
+    Loaded {
+        config: config.filter(|_| !diagnostics.has_errors()),
+        warnings: diagnostics.of(Severity::Warning),
+        errors: diagnostics.of(Severity::Error),
+    }
+}
+
+fn read(path: &Path, diagnostics: &Diagnostics) -> Option<String> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+            diagnostics.report(
+                Severity::Error,
+                0,
+                "",
+                format_args!(
+                    "cannot be read: {error} (looked for {})",
+                    absolute.display()
+                ),
+            );
+            return None;
+        }
+    };
+    match String::from_utf8(bytes) {
+        Ok(text) => Some(text),
+        Err(error) => {
+            let valid = error.utf8_error().valid_up_to();
+            let line = error.as_bytes()[..valid]
+                .split(|byte| *byte == b'\n')
+                .count();
+            diagnostics.report(
+                Severity::Error,
+                line,
+                "",
+                "found bytes that are not UTF-8 (save the file in the encoding UTF-8)",
+            );
+            None
+        }
+    }
+}
+
+/// As [`load`], for a text that is read already.
+pub(super) fn config_of_text(
+    text: &str,
+    path: &Path,
+    environment: &Environment,
+    now: SystemTime,
+    diagnostics: &Diagnostics,
+) -> Option<Config> {
+    let node = yaml::parse(text, diagnostics)?;
+    let root = Value::root(&node, diagnostics).section();
+
+    let listen = listen(&root.section("http"));
+    let metrics_listen = metrics(&root.section("metrics"), &listen);
+    let config = Config {
+        path: path.to_owned(),
+        listen,
+        metrics_listen,
+        proxy: proxy(&root, environment, diagnostics),
+        no_proxy: either_case(environment, "NO_PROXY", "no_proxy")
+            .map(|(_, value)| value.to_owned()),
+        apps: apps(&root, now, diagnostics),
+        limits: limits(&root.section("limits")),
+        outbound: outbound(&root.section("outbound")),
+        log: log(&root.section("log")),
+    };
+    sealed_pushkeys(&root);
+    for key in ["db", "database"] {
+        if let Some(value) = root.ignored(key) {
+            value.warning("ignored: the gateway stores nothing (remove it)");
+        }
+    }
+    root.finish(Severity::Warning);
+    Some(config)
+}
+
+fn listen(http: &Section<'_>) -> Vec<SocketAddr> {
+    let port = http
+        .get("port")
+        .and_then(|port| port.integer(0..=65_535))
+        .and_then(|port| u16::try_from(port).ok())
+        .unwrap_or(5000);
+    let addresses = http.get("bind_addresses").map_or_else(
+        || vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        |list| {
+            let mut addresses = Vec::new();
+            for item in list.one_or_more() {
+                let Some(address) = address(&item) else {
+                    continue;
+                };
+                if addresses.contains(&address) {
+                    item.warning(format_args!("{address} is in the list already"));
+                } else {
+                    addresses.push(address);
+                }
+            }
+            if list.is_empty() {
+                list.error("found an empty list, expected at least one address to listen on");
+            }
+            addresses
+        },
+    );
+    http.finish(Severity::Warning);
+    addresses
+        .into_iter()
+        .map(|address| SocketAddr::new(address, port))
+        .collect()
+}
+
+/// An address to listen on. Twisted, which Sygnal listens with, takes nothing for every IPv4 address.
+fn address(value: &Value<'_>) -> Option<IpAddr> {
+    let text = value.text()?.trim();
+    match text {
+        "" | "*" => return Some(Ipv4Addr::UNSPECIFIED.into()),
+        "localhost" => return Some(Ipv4Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    let without_brackets = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'))
+        .unwrap_or(text);
+    let address = without_brackets.parse().ok();
+    if address.is_none() {
+        value.unexpected(
+            "an IP address of this host, without a port (127.0.0.1, 0.0.0.0, \"::1\", \"::\")",
+        );
+    }
+    address
+}
+
+fn metrics(metrics: &Section<'_>, listen: &[SocketAddr]) -> Option<SocketAddr> {
+    let prometheus = metrics.section("prometheus");
+    let enabled = flag(&prometheus, "enabled", false);
+    let ip = prometheus
+        .get("address")
+        .map_or(Some(Ipv4Addr::LOCALHOST.into()), |value| address(&value));
+    let port = prometheus
+        .get("port")
+        .map_or(Some(8000), |port| port.integer(0..=65_535))
+        .and_then(|port| u16::try_from(port).ok());
+    prometheus.finish(Severity::Warning);
+
+    for (name, sends) in [
+        ("opentracing", "event IDs"),
+        ("sentry", "log lines with identifiers"),
+    ] {
+        // What else is in there configures what does not exist here, and may hold a secret.
+        let Some(section) = metrics.ignored(name) else {
+            continue;
+        };
+        if flag(&section.section(), "enabled", false) {
+            section.warning(format_args!(
+                "not supported, ignored: it would send {sends} to another service \
+                 (set `enabled: false`)"
+            ));
+        }
+    }
+    metrics.finish(Severity::Warning);
+
+    let address = SocketAddr::new(ip?, port?);
+    let clash = |other: &&SocketAddr| {
+        other.port() == address.port()
+            && address.port() != 0
+            && other.is_ipv4() == address.is_ipv4()
+            && (other.ip() == address.ip()
+                || other.ip().is_unspecified()
+                || address.ip().is_unspecified())
+    };
+    if enabled && let Some(other) = listen.iter().find(clash) {
+        prometheus.error(format_args!(
+            "cannot listen on {address}, since `http` listens on {other} (choose another port)"
+        ));
+    }
+    enabled.then_some(address)
+}
+
+/// The proxy's URL holds a password: no message shows any of it but a scheme that is well known.
+fn proxy(
+    root: &Section<'_>,
+    environment: &Environment,
+    diagnostics: &Diagnostics,
+) -> Option<Secret<String>> {
+    if let Some(value) = root.get("proxy") {
+        let value = value.hidden();
+        let text = value.text()?;
+        if let Err(problem) = check_proxy(text) {
+            value.error(problem);
+        }
+        return Some(Secret::new(text.to_owned()));
+    }
+    let (name, text) = either_case(environment, "HTTPS_PROXY", "https_proxy")?;
+    if let Err(problem) = check_proxy(text) {
+        diagnostics.report(
+            Severity::Error,
+            0,
+            &format!("environment variable {name}"),
+            problem,
+        );
+    }
+    Some(Secret::new(text.to_owned()))
+}
+
+fn check_proxy(text: &str) -> Result<(), String> {
+    const EXPECTED: &str = "expected `http://[user:password@]host[:port]`";
+    let Ok(url) = Url::parse(text) else {
+        return Err(format!(
+            "found something that is not a URL, {EXPECTED} \
+             (characters other than letters and digits in the password as %XX)"
+        ));
+    };
+    match url.scheme() {
+        "http" if url.host_str().is_some_and(|host| !host.is_empty()) => Ok(()),
+        "http" => Err(format!("found a URL without a host, {EXPECTED}")),
+        scheme @ ("https" | "socks4" | "socks5" | "socks5h") => Err(format!(
+            "found a URL with `{scheme}://`, {EXPECTED} \
+             (connections to providers are encrypted from end to end through it)"
+        )),
+        _ => Err(format!(
+            "found a URL that does not start with `http://`, {EXPECTED}"
+        )),
+    }
+}
+
+/// A variable that programs know in upper and lower case, with the name that is set.
+fn either_case<'e>(
+    environment: &'e Environment,
+    upper: &'static str,
+    lower: &'static str,
+) -> Option<(&'static str, &'e str)> {
+    [upper, lower]
+        .into_iter()
+        .find_map(|name| Some((name, environment.get(name)?)))
+}
+
+fn apps(root: &Section<'_>, now: SystemTime, diagnostics: &Diagnostics) -> Vec<super::App> {
+    const NONE: &str = "No app IDs are configured (add at least one entry to `apps`: the app ID that \
+                        clients register with, and its `type`)";
+    let Some(value) = root.get("apps") else {
+        diagnostics.report(Severity::Error, 0, "apps", NONE);
+        return Vec::new();
+    };
+    let entries = value.entries();
+    if value.is_empty() {
+        value.error(NONE);
+    }
+    let mut apps = Vec::new();
+    let mut globs: Vec<(Glob, usize)> = Vec::new();
+    for (id, value) in &entries {
+        app_id(id, value, &mut globs);
+        apps.extend(app::read(id, value, now));
+    }
+    apps
+}
+
+/// What Sygnal tolerates in an app ID although it surprises.
+fn app_id<'a>(id: &'a str, value: &Value<'a>, globs: &mut Vec<(Glob, usize)>) {
+    const LONGEST: usize = 64;
+    let length = id.chars().count();
+    if length > LONGEST {
+        value.warning(format_args!(
+            "this app ID has {length} characters: homeservers allow at most {LONGEST}"
+        ));
+    }
+    if !id.contains(['*', '?']) {
+        return;
+    }
+    let glob = Glob::new(id);
+    for (other, line) in &*globs {
+        if glob.overlaps(other) {
+            value.warning(format_args!(
+                "overlaps with {:?} on line {line}: pushkeys of app IDs that match both are \
+                 rejected (make one of them narrower)",
+                other.as_str()
+            ));
+        }
+    }
+    globs.push((glob, value.line()));
+}
+
+fn limits(limits: &Section<'_>) -> Limits {
+    let defaults = Limits::default();
+    let read = Limits {
+        max_body: limits
+            .get("max_body")
+            .and_then(|value| value.size(1024..=1 << 30))
+            .and_then(|bytes| usize::try_from(bytes).ok())
+            .unwrap_or(defaults.max_body),
+        request_budget: limits
+            .get("request_budget")
+            .and_then(|value| {
+                let budget = value.duration(Duration::from_secs(1)..=Duration::from_hours(1))?;
+                if budget >= Duration::from_mins(1) {
+                    value.warning(
+                        "homeservers give up after 60s and send the notification again \
+                         (choose less)",
+                    );
+                }
+                Some(budget)
+            })
+            .unwrap_or(defaults.request_budget),
+        per_pushkey_per_minute: rate(
+            limits,
+            "per_pushkey_per_minute",
+            defaults.per_pushkey_per_minute,
+        ),
+        per_source_per_second: rate(
+            limits,
+            "per_source_per_second",
+            defaults.per_source_per_second,
+        ),
+    };
+    limits.finish(Severity::Warning);
+    read
+}
+
+/// A number, or `off`, which is a boolean in YAML 1.1.
+fn rate(limits: &Section<'_>, key: &'static str, default: Option<u32>) -> Option<u32> {
+    let Some(value) = limits.get(key) else {
+        return default;
+    };
+    match value.meaning() {
+        Some((Scalar::Boolean(false), _) | (Scalar::Text, "off")) => None,
+        Some((Scalar::Integer(Some(number)), _))
+            if (1..=i128::from(u32::MAX)).contains(&number) =>
+        {
+            u32::try_from(number).ok()
+        }
+        _ => {
+            value.unexpected("a whole number of at least 1, or `off`");
+            default
+        }
+    }
+}
+
+fn outbound(outbound: &Section<'_>) -> AddressPolicy {
+    let policy = AddressPolicy {
+        allow: networks(outbound, "allow_private"),
+        deny: networks(outbound, "deny"),
+    };
+    outbound.finish(Severity::Warning);
+    policy
+}
+
+fn networks(outbound: &Section<'_>, key: &'static str) -> Vec<IpNet> {
+    let Some(list) = outbound.get(key) else {
+        return Vec::new();
+    };
+    let network = |item: Value<'_>| match parse_network(item.text()?.trim()) {
+        Ok(network) => Some(network),
+        Err(problem) => {
+            item.error(problem);
+            None
+        }
+    };
+    list.one_or_more().into_iter().filter_map(network).collect()
+}
+
+fn log(log: &Section<'_>) -> Log {
+    let defaults = Log::default();
+    let setup = log.ignored("setup");
+    let access = log.ignored("access");
+    if let Some(value) = setup.or(access) {
+        value.warning(
+            "Sygnal's `log.setup` and `log.access` are ignored: use `log.level` and `log.format`; \
+             requests are not logged",
+        );
+    }
+    let read = Log {
+        level: log
+            .get("level")
+            .and_then(|value| log_level(&value))
+            .unwrap_or(defaults.level),
+        format: log
+            .get("format")
+            .and_then(|value| {
+                value.choice(&[
+                    ("auto", LogFormat::Auto),
+                    ("text", LogFormat::Text),
+                    ("json", LogFormat::Json),
+                ])
+            })
+            .unwrap_or(defaults.format),
+        unsafe_identifiers: flag(log, "unsafe_identifiers", defaults.unsafe_identifiers),
+    };
+    log.finish(Severity::Warning);
+    read
+}
+
+/// A level, or directives such as `info,push_gateway=debug`. A word that is no level would be taken for
+/// a module's name, and everything else would fall silent.
+fn log_level(value: &Value<'_>) -> Option<String> {
+    const LEVELS: [(&str, ()); 6] = [
+        ("off", ()),
+        ("error", ()),
+        ("warn", ()),
+        ("info", ()),
+        ("debug", ()),
+        ("trace", ()),
+    ];
+    let is_level = |word: &str| {
+        LEVELS
+            .iter()
+            .any(|(level, ())| level.eq_ignore_ascii_case(word))
+    };
+    let (_, text) = value.meaning().unwrap_or((Scalar::Null, ""));
+    let directives = || text.split(',').map(str::trim);
+    if text.contains(['=', ',']) {
+        let valid = directives().all(|directive| {
+            let level = directive
+                .rsplit_once('=')
+                .map_or(directive, |(_, level)| level);
+            is_level(level)
+        });
+        if !valid {
+            value.unexpected("directives such as `info,push_gateway=debug`");
+        }
+        return valid.then(|| text.to_owned());
+    }
+    if is_level(text) {
+        return Some(text.to_ascii_lowercase());
+    }
+    value.choice(&LEVELS).map(|()| text.to_owned())
+}
+
+fn sealed_pushkeys(root: &Section<'_>) {
+    if let Some(keys) = root.get("pushkey_keys")
+        && !keys.is_empty()
+    {
+        keys.error("sealed pushkeys are not available in this version (remove the key)");
+    }
+}
+
+/// A boolean with its default.
+pub(super) fn flag(section: &Section<'_>, key: &'static str, default: bool) -> bool {
+    section
+        .get(key)
+        .and_then(|value| value.boolean())
+        .unwrap_or(default)
 }

@@ -10,7 +10,11 @@ use shared::{address_policy::AddressPolicy, http_client::ClientIdentity, secret:
 
 mod app;
 mod glob;
+mod keys;
 mod load;
+pub mod report;
+#[cfg(test)]
+mod tests;
 
 pub use glob::Glob;
 pub use load::{Loaded, load};
@@ -273,7 +277,7 @@ impl Default for OpaqueOptions {
         Self {
             alert_loc_key: "Notification".to_owned(),
             sound: None,
-            epoch: Duration::from_secs(24 * 60 * 60),
+            epoch: Duration::from_hours(24),
             key_file: None,
             sealed_content: false,
             badge_pushes: false,

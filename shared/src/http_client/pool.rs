@@ -313,6 +313,8 @@ impl Pool {
             .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(true)
             .max_header_list_size(16 * 1024)
+            // Until the server has said its limit: one, as Apple wants it, instead of a guess that it may refuse.
+            .initial_max_send_streams(1)
             .handshake(TokioIo::new(io))
             .await
             .map_err(|error| failed(&error).unprocessed())?;
@@ -419,14 +421,22 @@ impl State {
             return false;
         }
         match self.version {
-            // One at a time: it may bring room for hundreds.
-            None | Some(Version::Http2) => self.connecting == 0,
+            // One at a time: it may bring room for hundreds, once the server has said its limit.
+            None | Some(Version::Http2) => {
+                self.connecting == 0
+                    && !self.http2.iter().any(|connection| connection.is_settling())
+            }
             Some(Version::Http1) => self.connecting < self.waiting,
         }
     }
 }
 
 impl Http2 {
+    /// Whether the server's limit may not be known yet. Apple's is one until the first push was accepted.
+    fn is_settling(&self) -> bool {
+        self.max_streams.load(Ordering::Relaxed) <= 1 && self.answers.load(Ordering::Relaxed) == 0
+    }
+
     fn is_open(&self) -> bool {
         !self.retired.load(Ordering::Relaxed) && !self.sender.is_closed()
     }

@@ -1,6 +1,6 @@
 //! What is wrong with a file, collected.
 
-use std::{cell::RefCell, fmt::Display};
+use std::{cell::RefCell, collections::BTreeSet, fmt::Display};
 
 /// How bad a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,7 @@ pub enum Severity {
 pub struct Diagnostics {
     file: String,
     found: RefCell<Vec<Problem>>,
+    absent: RefCell<BTreeSet<String>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -33,7 +34,20 @@ impl Diagnostics {
         Self {
             file: file.into(),
             found: RefCell::default(),
+            absent: RefCell::default(),
         }
+    }
+
+    /// Notes that a reader asked for a key that the file does not have.
+    pub(super) fn note_absent(&self, key: String) {
+        self.absent.borrow_mut().insert(key);
+    }
+
+    /// Every key that was asked for and is not in the file: an example that claims to show all keys
+    /// must leave none.
+    #[must_use]
+    pub fn absent_keys(&self) -> Vec<String> {
+        self.absent.borrow().iter().cloned().collect()
     }
 
     /// Adds a problem: `file:line: key: text`. Line 0 means the file as a whole; an empty `key` is

@@ -68,13 +68,13 @@ pub fn parse(text: &str, diagnostics: &Diagnostics) -> Option<Node> {
         }
     };
     let found = match &root {
-        None => "the file is empty",
+        None => "the file is empty or has nothing but comments in it",
         Some(node) => match &node.content {
             Content::Mapping(_) => return root,
             Content::Scalar {
                 meaning: Scalar::Null,
                 ..
-            } => "the file is empty",
+            } => "the file is empty or has nothing but comments in it",
             Content::List(_) => "found a list at the top of the file",
             Content::Scalar { .. } => "found a single value instead of keys",
         },
@@ -261,6 +261,8 @@ impl<'a> Builder<'a> {
             .any(|character| character == '\t');
         let remedy = if indented_by_tab {
             " (the line is indented with a tab: use spaces)"
+        } else if error.info().contains("indentation") {
+            " (indent it further than the key that it belongs to)"
         } else if error.info().contains("unknown anchor") {
             " (an alias `*name` needs an anchor `&name` before it)"
         } else {
@@ -546,10 +548,13 @@ mod tests {
         for (text, problem) in [
             (
                 "",
-                "f: the file is empty, expected a mapping (lines of the form `key: value`)",
+                "f: the file is empty or has nothing but comments in it, expected a mapping (lines of the form `key: value`)",
             ),
             ("# nothing\n", "f: the file is empty"),
-            ("---\n", "the file is empty"),
+            (
+                "---\n",
+                "the file is empty or has nothing but comments in it",
+            ),
             ("- a\n", "f:1: found a list at the top of the file"),
             ("just text", "f:1: found a single value instead of keys"),
             ("a: 1\n---\nb: 2\n", "f:2: a second document starts here"),
@@ -564,6 +569,10 @@ mod tests {
             (
                 "a: 1\nb: !!python/name:os.system x\n",
                 "f:2: the tag `!!python/name:os.system`",
+            ),
+            (
+                "a:\n  b: [\n    1\n]\n",
+                "f:4: not valid YAML at column 1: invalid indentation (indent it",
             ),
             ("a: {<<: 1}\n", "f:1: `<<` merges a mapping"),
             ("? [1]\n: 2\n", "f:1: found a list or a mapping as a key"),

@@ -71,7 +71,8 @@ fn integer(text: &str) -> Option<Scalar> {
         return in_radix(binary, 2);
     }
     if let Some(octal) = digits.strip_prefix('0') {
-        return in_radix(octal, 8);
+        // `0_` is nothing, in base 8.
+        return in_radix(&format!("0{octal}"), 8).filter(|_| !octal.is_empty());
     }
     if !digits.starts_with(|first: char| first.is_ascii_digit()) {
         return None;
@@ -85,8 +86,12 @@ fn integer(text: &str) -> Option<Scalar> {
 /// `1:30` is ninety, a gift of YAML 1.1.
 fn sexagesimal(text: &str, sign: i128) -> Option<Scalar> {
     let mut parts = text.split(':');
-    let first = parts.next()?.replace('_', "");
-    if first.is_empty() || !first.bytes().all(|byte| byte.is_ascii_digit()) {
+    let first = parts.next()?;
+    if !first.starts_with(|first: char| first.is_ascii_digit()) {
+        return None;
+    }
+    let first = first.replace('_', "");
+    if !first.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
     let mut value = first.parse::<i128>().ok();
@@ -128,10 +133,15 @@ fn float(text: &str) -> Option<Scalar> {
         part.bytes()
             .all(|byte| byte == b'_' || byte.is_ascii_digit())
     };
+    if let Some((whole, last)) = whole.rsplit_once(':')
+        && exponent.is_none()
+    {
+        return sexagesimal_float(whole, last, fraction, sign);
+    }
     let mantissa_is_valid = digits_only(whole)
         && digits_only(fraction)
         && if whole.is_empty() {
-            fraction.starts_with(|first: char| first.is_ascii_digit())
+            digits.len() == text.len() && fraction.starts_with(|first: char| first.is_ascii_digit())
         } else {
             whole.starts_with(|first: char| first.is_ascii_digit())
         };
@@ -146,44 +156,66 @@ fn float(text: &str) -> Option<Scalar> {
     text.replace('_', "").parse().ok().map(Scalar::Float)
 }
 
-/// `2001-12-14`, and that followed by a time. What follows is not checked: Python refuses it then.
+/// `1:30.5`
+fn sexagesimal_float(whole: &str, last: &str, fraction: &str, sign: i128) -> Option<Scalar> {
+    let is_valid = fraction
+        .bytes()
+        .all(|byte| byte == b'_' || byte.is_ascii_digit());
+    let Scalar::Integer(number) = sexagesimal(&format!("{whole}:{last}"), sign)? else {
+        return None;
+    };
+    let fraction: f64 = format!("0.{}", fraction.replace('_', "")).parse().ok()?;
+    #[expect(clippy::cast_precision_loss, reason = "a float is what is written")]
+    let number = number.map_or(f64::INFINITY, |number| number as f64);
+    let fraction = if sign < 0 { -fraction } else { fraction };
+    is_valid.then_some(Scalar::Float(number + fraction))
+}
+
+/// `2001-12-14`, or with one digit for month and day too when a time follows.
 fn is_timestamp(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let shape = |pattern: &[u8]| {
-        bytes.len() >= pattern.len()
-            && pattern.iter().zip(bytes).all(|(expected, byte)| {
-                if *expected == b'0' {
-                    byte.is_ascii_digit()
-                } else {
-                    byte == expected
-                }
-            })
+    let date = || {
+        let (year, rest) = digits(text);
+        let (month, rest) = digits(rest.strip_prefix('-')?);
+        let (day, rest) = digits(rest.strip_prefix('-')?);
+        (year == 4 && (1..=2).contains(&month) && (1..=2).contains(&day))
+            .then_some((month + day == 4, rest))
     };
-    if shape(b"0000-00-00") && bytes.len() == 10 {
-        return true;
+    date().is_some_and(|(in_full, rest)| {
+        (in_full && rest.is_empty()) || is_time(rest).unwrap_or(false)
+    })
+}
+
+/// `T21:59:43.10-05:00` and ` 21:59:43Z`.
+fn is_time(text: &str) -> Option<bool> {
+    let text = match text.strip_prefix(['T', 't']) {
+        Some(rest) => rest,
+        None => text
+            .strip_prefix([' ', '\t'])?
+            .trim_start_matches([' ', '\t']),
+    };
+    let (hour, rest) = digits(text);
+    let (minute, rest) = digits(rest.strip_prefix(':')?);
+    let (second, rest) = digits(rest.strip_prefix(':')?);
+    let rest = rest
+        .strip_prefix('.')
+        .map_or(rest, |fraction| digits(fraction).1);
+    let is_valid = (1..=2).contains(&hour) && minute == 2 && second == 2;
+    let zone = rest.trim_start_matches([' ', '\t']);
+    if !is_valid || rest.is_empty() || zone == "Z" {
+        return Some(is_valid);
     }
-    let date_length = [&b"0000-00-00"[..], b"0000-0-00", b"0000-00-0", b"0000-0-0"]
-        .into_iter()
-        .find(|pattern| shape(pattern))
-        .map(<[u8]>::len);
-    let Some(time) = date_length.and_then(|length| text.get(length..)) else {
-        return false;
-    };
-    let time = match time.as_bytes().first() {
-        Some(b'T' | b't') => &time[1..],
-        Some(b' ' | b'\t') => time.trim_start_matches([' ', '\t']),
-        _ => return false,
-    };
-    let mut parts = time.split(':');
-    let short_number =
-        |part: &str| matches!(part.len(), 1 | 2) && part.bytes().all(|b| b.is_ascii_digit());
-    parts.next().is_some_and(short_number)
-        && parts
-            .next()
-            .is_some_and(|part| part.len() == 2 && short_number(part))
-        && parts
-            .next()
-            .is_some_and(|part| part.bytes().take(2).filter(u8::is_ascii_digit).count() == 2)
+    let (hour, rest) = digits(zone.strip_prefix(['+', '-'])?);
+    let minute_is_valid = rest.is_empty()
+        || rest
+            .strip_prefix(':')
+            .is_some_and(|text| digits(text) == (2, ""));
+    Some((1..=2).contains(&hour) && minute_is_valid)
+}
+
+/// How many digits a text starts with, and what follows them.
+fn digits(text: &str) -> (usize, &str) {
+    let rest = text.trim_start_matches(|first: char| first.is_ascii_digit());
+    (text.len() - rest.len(), rest)
 }
 
 #[cfg(test)]
@@ -234,6 +266,12 @@ mod tests {
             ("2001-1-1T1:00:00Z", Timestamp),
             ("2001-1-1", Text),
             ("2001-12-14x", Text),
+            ("2001-12-14 21:59:43 -051", Text),
+            ("-.5", Text),
+            ("_1:30.5", Text),
+            ("1:30.5", Float(90.5)),
+            ("-1:30.5", Float(-90.5)),
+            ("0_", Integer(Some(0))),
             (
                 "99999999999999999999999999999999999999999999",
                 Integer(None),

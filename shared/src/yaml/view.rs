@@ -328,6 +328,22 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// Whether this is a list or a mapping with nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        match &self.node.content {
+            Content::Scalar { .. } => false,
+            Content::List(items) => items.is_empty(),
+            Content::Mapping(mapping) => mapping.entries.is_empty(),
+        }
+    }
+
+    /// Whether this is a list.
+    #[must_use]
+    pub fn is_list(&self) -> bool {
+        matches!(self.node.content, Content::List(_))
+    }
+
     /// A mapping whose keys are known in advance. When something else is here, that is reported, and
     /// the section is empty.
     #[must_use]
@@ -407,6 +423,15 @@ impl<'a> Section<'a> {
     /// The value of `key`, if it is there and not null.
     #[must_use]
     pub fn get(&self, key: &'static str) -> Option<Value<'a>> {
+        if !self.entries.iter().any(|entry| entry.key.text == key) {
+            self.diagnostics.note_absent(join(&self.path, key));
+        }
+        self.ignored(key)
+    }
+
+    /// As [`Section::get`], for a key that is accepted but that no file needs to have.
+    #[must_use]
+    pub fn ignored(&self, key: &'static str) -> Option<Value<'a>> {
         self.asked.borrow_mut().push(key);
         let entry = self.entries.iter().find(|entry| entry.key.text == key)?;
         Some(Value::of_entry(&self.path, entry, self.diagnostics)).filter(|value| !value.is_null())
@@ -469,7 +494,7 @@ impl<'a> Section<'a> {
 
     /// Reports each key that was never asked for, with the nearest one that was. The value of such a
     /// key is not shown: it may be a secret under a misspelt name.
-    pub fn finish(self, severity: Severity) {
+    pub fn finish(&self, severity: Severity) {
         let asked = self.asked.borrow();
         for entry in self.entries {
             let key = entry.key.text.as_str();
