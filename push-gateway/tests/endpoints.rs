@@ -405,8 +405,7 @@ impl World {
     async fn push(&self, provider: &Provider, device: &Device) -> Attempt {
         let push = self
             .prepare(provider, device)
-            .ok()
-            .expect("the push is prepared");
+            .unwrap_or_else(|outcome| panic!("the push is prepared: {outcome:?}"));
         provider.attempt(&push, self.deadline()).await
     }
 
@@ -457,8 +456,8 @@ fn device(pushkey: &str, data: Value) -> Device {
 }
 
 fn failed(attempt: &Attempt) -> (Cause, Retry) {
-    match &attempt.outcome {
-        Outcome::Failed(failure) => (failure.cause, failure.retry),
-        other => panic!("the attempt fails: {other:?}"),
-    }
+    let Outcome::Failed(failure) = &attempt.outcome else {
+        panic!("the attempt fails: {:?}", attempt.outcome)
+    };
+    (failure.cause, failure.retry)
 }
