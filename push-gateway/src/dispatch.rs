@@ -344,7 +344,16 @@ async fn send(gateway: &Gateway, app: &App, push: &Push, deadline: Instant) -> O
         if began >= deadline {
             return Failure::new(Cause::Budget, "request_budget", Retry::Never).into();
         }
-        let breaker = app.breaker(push, began);
+        let destination = app.destination(push, began);
+        let Ok(_place) = destination.in_flight.try_acquire() else {
+            return Failure::new(
+                Cause::InFlightLimit,
+                "half of inflight_request_limit for one push service",
+                Retry::Never,
+            )
+            .into();
+        };
+        let breaker = &destination.breaker;
         let Some(permit) = breaker.admit(began) else {
             return Failure::new(Cause::BreakerOpen, "breaker", Retry::Never).into();
         };
@@ -364,7 +373,7 @@ async fn send(gateway: &Gateway, app: &App, push: &Push, deadline: Instant) -> O
                 if status.is_some() {
                     app.set_credentials(Credentials::Accepted);
                 }
-                report(app, Breaker::record(permit, Health::Up, now), &breaker, now);
+                report(app, Breaker::record(permit, Health::Up, now), breaker, now);
                 return outcome;
             }
             Outcome::Failed(failure) => failure,
@@ -379,7 +388,7 @@ async fn send(gateway: &Gateway, app: &App, push: &Push, deadline: Instant) -> O
             } else {
                 Health::Up
             };
-            report(app, Breaker::record(permit, health, now), &breaker, now);
+            report(app, Breaker::record(permit, health, now), breaker, now);
         }
         let wait = match failure.retry {
             Retry::Never => return failure.into(),

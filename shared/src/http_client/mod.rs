@@ -163,7 +163,10 @@ impl HttpClient {
     pub fn origin(&self, uri: &http::Uri) -> Result<Origin, Error> {
         let anonymous = self.0.connector.anonymous();
         let target = Target::of(uri).map_err(|error| error.said(anonymous))?;
-        self.0.connector.check_literal(&target).map_err(|error| error.said(anonymous))?;
+        self.0
+            .connector
+            .check_literal(&target)
+            .map_err(|error| error.said(anonymous))?;
         let mut origins = self
             .0
             .origins
@@ -210,7 +213,8 @@ impl Origin {
         deadline: Instant,
     ) -> Result<Response, Error> {
         let sent = tokio::time::timeout_at(deadline.into(), self.0.send(request)).await;
-        sent.unwrap_or_else(|_| Err(self.0.timed_out())).map_err(|error| error.said(self.0.anonymous()))
+        sent.unwrap_or_else(|_| Err(self.0.timed_out()))
+            .map_err(|error| error.said(self.0.anonymous()))
     }
 
     /// How many connections are open to this origin.
