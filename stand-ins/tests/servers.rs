@@ -30,6 +30,8 @@ use tokio_rustls::TlsConnector;
 const PATIENCE: Duration = Duration::from_secs(20);
 const TOKEN: &str = "b29aabb29aabb29aabb29aabb29aabb29aabb29aabb29aabb29aabb29aabb29a";
 
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 /// One HTTP/2 connection to a stand-in.
 struct Client {
     sender: SendRequest<Full<Bytes>>,
