@@ -104,3 +104,18 @@ async fn attempts_at_one_push_are_recognisable_in_opaque_mode() {
         assert_eq!(attempt.header("apns-id"), seen[0].header("apns-id"));
     }
 }
+
+/// The event of the clients' own push test is always the same one, and people try it twice.
+#[tokio::test]
+async fn the_clients_test_event_is_never_taken_for_a_retry() {
+    let world = World::new().await;
+    let gateway = both(&world).await;
+    let body = changed(
+        dummy(&[device(APNS, PUSHKEY)]),
+        &json!({ "event_id": "$THIS_IS_A_FAKE_EVENT_ID", "type": null }),
+    );
+    for _ in 0..2 {
+        assert_rejected(&gateway.notify(&body).await, &[]);
+    }
+    assert_eq!(world.stand_ins.apple.seen_count(), 2);
+}

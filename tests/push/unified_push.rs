@@ -118,7 +118,7 @@ async fn dead_endpoints_are_rejected_and_others_tried_again() {
 async fn what_is_no_endpoint_is_rejected() {
     let world = World::new().await;
     let gateway = plain(&world).await;
-    for pushkey in ["", "spqr", "ftp://example.org/x", "https://", "https:///x"] {
+    for pushkey in ["", "spqr", "ftp://example.org/x", "https://"] {
         let answer = gateway
             .notify(&fresh(event_id_only(&[device(UP, pushkey)])))
             .await;
