@@ -687,63 +687,98 @@ async fn jitter_answers_first_and_rejects_later() {
     assert!(told.await);
 }
 
-/// RFC 9180, base mode, as a client would do it.
-fn seal_pushkey(public: &[u8], app_id: &str, token: &str) -> String {
-    let own = PrivateKey::generate(&X25519).unwrap();
-    let enc = own.compute_public_key().unwrap().as_ref().to_vec();
-    let shared = agree(
-        &own,
-        UnparsedPublicKey::new(&X25519, public),
-        (),
-        |shared| Ok(shared.to_vec()),
-    )
-    .unwrap();
+/// RFC 9180, base mode with X25519, HKDF-SHA256 and AES-128-GCM, as a client would do it: the
+/// encapsulated key and the ciphertext of one message.
+fn hpke(
+    own: &PrivateKey,
+    public: &[u8],
+    info: &[u8],
+    associated: &[u8],
+    mut text: Vec<u8>,
+) -> (Vec<u8>, Vec<u8>) {
     let extract = |salt: &[u8], suite: &[u8], label: &[u8], secret: &[u8]| {
         hmac(salt, &[b"HPKE-v1", suite, label, secret])
     };
     let expand = |secret: &[u8], suite: &[u8], label: &[u8], info: &[u8], length: u16| {
         let length_bytes = length.to_be_bytes();
-        let block = hmac(
-            secret,
-            &[&length_bytes, b"HPKE-v1", suite, label, info, &[1]],
-        );
-        block[..usize::from(length)].to_vec()
+        let parts = [&length_bytes, &b"HPKE-v1"[..], suite, label, info, &[1]];
+        hmac(secret, &parts)[..usize::from(length)].to_vec()
     };
-    let kem = [&b"KEM"[..], &[0, 0x20]].concat();
-    let secret = extract(&[], &kem, b"eae_prk", &shared);
-    let secret = expand(
-        &secret,
-        &kem,
-        b"shared_secret",
-        &[&enc[..], public].concat(),
-        32,
-    );
-    let suite = [&b"HPKE"[..], &[0, 0x20, 0, 1, 0, 1]].concat();
+    let enc = own.compute_public_key().unwrap().as_ref().to_vec();
+    let theirs = UnparsedPublicKey::new(&X25519, public);
+    let shared = agree(own, theirs, (), |shared| Ok(shared.to_vec())).unwrap();
+    let kem = b"KEM\x00\x20";
+    let secret = extract(&[], kem, b"eae_prk", &shared);
+    let both = [&enc[..], public].concat();
+    let secret = expand(&secret, kem, b"shared_secret", &both, 32);
+    let suite = b"HPKE\x00\x20\x00\x01\x00\x01";
     let context = [
         &[0][..],
-        &extract(&[], &suite, b"psk_id_hash", b""),
-        &extract(&[], &suite, b"info_hash", b"nocturne pushkey v1"),
+        &extract(&[], suite, b"psk_id_hash", b""),
+        &extract(&[], suite, b"info_hash", info),
     ]
     .concat();
-    let secret = extract(&secret, &suite, b"secret", b"");
-    let key = expand(&secret, &suite, b"key", &context, 16);
-    let nonce: [u8; 12] = expand(&secret, &suite, b"base_nonce", &context, 12)
-        .try_into()
-        .unwrap();
-    let mut text = with_length(token);
-    text.resize(256, 0);
+    let secret = extract(&secret, suite, b"secret", b"");
+    let key = expand(&secret, suite, b"key", &context, 16);
+    let nonce = expand(&secret, suite, b"base_nonce", &context, 12);
     LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &key).unwrap())
         .seal_in_place_append_tag(
-            Nonce::assume_unique_for_key(nonce),
-            Aad::from(app_id.as_bytes()),
+            Nonce::try_assume_unique_for_key(&nonce).unwrap(),
+            Aad::from(associated),
             &mut text,
         )
         .unwrap();
-    let key_id = digest(&SHA256, public).as_ref()[0];
-    format!(
-        "nk1.{}",
-        URL_SAFE_NO_PAD.encode([&[key_id], &enc[..], &text].concat())
+    (enc, text)
+}
+
+/// RFC 9180, Appendix A.1.1: so that what is tested below is the gateway.
+#[test]
+fn the_test_seals_as_the_standard_does() {
+    let own = PrivateKey::from_private_key(
+        &X25519,
+        &hex("52c4a758a802cd8b936eceea314432798d5baf2d7e9235dc084ab1b9cfa2f736"),
     )
+    .unwrap();
+    let (enc, text) = hpke(
+        &own,
+        &hex("3948cfe0ad1ddb695d780e59077195da6c56506b027329794ab02bca80815c4d"),
+        b"Ode on a Grecian Urn",
+        b"Count-0",
+        b"Beauty is truth, truth beauty".to_vec(),
+    );
+    assert_eq!(
+        enc,
+        hex("37fda3567bdbd628e88668c3c8d7e97d1d1253b6d4ea6d44c150f741f1bf4431")
+    );
+    assert_eq!(
+        text,
+        hex(
+            "f938558b5d72f1a23810b4be2ab4f84331acc02fc97babc53a52ae8218a355a96d8770ac83d07bea87e13c512a"
+        )
+    );
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    (0..text.len())
+        .step_by(2)
+        .map(|place| u8::from_str_radix(&text[place..place + 2], 16).unwrap())
+        .collect()
+}
+
+fn seal_pushkey(public: &[u8], app_id: &str, token: &str) -> String {
+    let own = PrivateKey::generate(&X25519).unwrap();
+    let mut text = with_length(token);
+    text.resize(256, 0);
+    let (enc, text) = hpke(
+        &own,
+        public,
+        b"nocturne pushkey v1",
+        app_id.as_bytes(),
+        text,
+    );
+    let key_id = digest(&SHA256, public).as_ref()[0];
+    let sealed = [&[key_id], &enc[..], &text].concat();
+    format!("nk1.{}", URL_SAFE_NO_PAD.encode(sealed))
 }
 
 #[tokio::test]
