@@ -10,13 +10,12 @@ use super::failed;
 ///
 /// Starts stand-ins for them and a gateway on loopback, sends a notification as Synapse does, and
 /// prints who saw what. Exit code 0 only if every step was seen to work.
-///
-/// Example: nocturne demo
 #[derive(Debug, Args)]
-pub struct Arguments {}
+#[command(after_help = "Example:\n  nocturne demo")]
+pub(crate) struct Arguments {}
 
 /// Runs the command.
-pub fn run(arguments: &Arguments) -> ExitCode {
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let _ = arguments;
     failed("in work")
 }
