@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 
-use crate::{Kind, device::What, measure::Row};
+use crate::{
+    Kind,
+    device::What,
+    measure::{DISTURBED, Row},
+};
 
 /// Busier than this, the device's own core is what limits it.
 const SATURATED: f64 = 0.9;
-/// More of a core than this used by others is worth a remark.
-const DISTURBED: f64 = 0.1;
-
 /// Notifications a second and core, for APNs and FCM.
 const AIM_RATE: f64 = 20_000.0;
 /// Times the floor's CPU.
@@ -29,13 +30,14 @@ pub(crate) fn table(rows: &[Row]) -> String {
         let floor = floor(rows, row);
         let _ = writeln!(
             text,
-            "| {} | {} ms | {} | {} | {:.0} | {:.0} % | {:.0} % | {:.1} µs | {} | {:.0}{} | {:.0}/s | {:.2} ms | {:.2} ms | \
+            "| {} | {} ms | {} | {} | {:.0}{} | {:.0} % | {:.0} % | {:.1} µs | {} | {:.0}{} | {:.0}/s | {:.2} ms | {:.2} ms{} | \
              {} | {:.1} MiB |",
             row.kind.name(),
             row.latency.as_millis(),
             row.what.name(),
             row.connections,
             row.rate,
+            mark(row.foreign),
             row.busy * 100.0,
             row.others_busy * 100.0,
             row.cpu.as_secs_f64() * 1e6,
@@ -49,6 +51,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
             row.half_rate,
             row.p50.as_secs_f64() * 1e3,
             row.p99.as_secs_f64() * 1e3,
+            mark(row.foreign_at_half),
             floor.map_or_else(String::new, |floor| format!(
                 "{:+.2} ms",
                 added(row, floor) * 1e3
@@ -62,12 +65,14 @@ pub(crate) fn table(rows: &[Row]) -> String {
              one second divided by the CPU time of one notification.\n",
         );
     }
-    let foreign = rows.iter().map(|row| row.foreign).fold(0.0, f64::max);
-    if foreign > DISTURBED {
+    if rows
+        .iter()
+        .any(|row| row.foreign > DISTURBED || row.foreign_at_half > DISTURBED)
+    {
         let _ = writeln!(
             text,
-            "\nDisturbed: in one of the rows up to {foreign:.2} cores were used by processes that have nothing to do with the \
-             measurement. CPU times still hold; rates and latencies would be better on a machine at rest.",
+            "\n\\*: disturbed: more than {DISTURBED} cores were used by processes that have nothing to do with the \
+             measurement. Most rates and all latencies would be better on a machine at rest; CPU times grow a little.",
         );
     }
     text.push('\n');
@@ -75,6 +80,11 @@ pub(crate) fn table(rows: &[Row]) -> String {
         text.push_str(&aims(row, floor(rows, row)));
     }
     text
+}
+
+/// What marks a figure of a disturbed measurement.
+fn mark(foreign: f64) -> &'static str {
+    if foreign > DISTURBED { " \\*" } else { "" }
 }
 
 /// The floor for the same provider and latency, unless `row` is it.
