@@ -20,9 +20,9 @@ use crate::{
     dedupe::Delivery,
     gateway::{Gateway, State},
     metrics::InFlight,
-    notification::{Device, Notification},
+    notification::{Device, Notification, Pushkey},
     notify::Request,
-    outcome::{Cause, Failure, Outcome, Retry, Suppressed},
+    outcome::{Cause, Failure, Outcome, Rejected, Retry, Suppressed},
     provider::{Attempt, Push},
 };
 
@@ -216,10 +216,36 @@ impl Job<'_> {
     }
 
     async fn push(&self) -> Outcome {
+        let pushkey = self.device.pushkey.expose();
+        match self.state.pushkey_keys.open(&self.device.app_id, pushkey) {
+            Ok(None) => self.push_to(self.device).await,
+            Ok(Some(token)) => {
+                let device = Device {
+                    pushkey: Pushkey::new(token),
+                    ..self.device.clone()
+                };
+                self.push_to(&device).await
+            }
+            Err(reason) => {
+                self.gateway.metrics.unopened(reason);
+                let device = self.gateway.pseudonyms.of(pushkey);
+                info!(
+                    app = %self.app.name,
+                    %device,
+                    reason = reason.label(),
+                    "a sealed pushkey does not open with any key of `pushkey_keys`"
+                );
+                Outcome::Rejected(Rejected::Sealed)
+            }
+        }
+    }
+
+    /// Pushes to a device whose pushkey is a provider's token, whatever the homeserver calls it.
+    async fn push_to(&self, device: &Device) -> Outcome {
         let pending = InFlight::new(&self.app.metrics.provider.pending);
         let began = self.gateway.clock.now();
         if let Some(limit) = &self.state.pushkey_limit
-            && let Err(wait) = limit.take((&*self.app.name, self.device.pushkey.expose()), began)
+            && let Err(wait) = limit.take((&*self.app.name, device.pushkey.expose()), began)
         {
             return Failure::new(
                 Cause::RateLimited,
@@ -230,26 +256,25 @@ impl Job<'_> {
         }
         // A push without an event is not where a rejection is reported: Synapse ignores it there.
         if self.notification.event_id().is_some()
-            && let Some(reason) = self.app.late_rejections.take(&self.device.pushkey)
+            && let Some(reason) = self.app.late_rejections.take(&device.pushkey)
         {
             return Outcome::Rejected(reason);
         }
         let delivery = self
             .gateway
             .deliveries
-            .of(self.notification.event_id(), self.device);
+            .of(self.notification.event_id(), device);
         if delivery.is_some_and(|delivery| self.gateway.deliveries.contains(delivery, began)) {
             return Outcome::Suppressed(Suppressed::Duplicate);
         }
-        let push =
-            match self
-                .app
-                .provider
-                .prepare(&self.app.context, self.notification, self.device)
-            {
-                Ok(push) => push,
-                Err(outcome) => return outcome,
-            };
+        let push = match self
+            .app
+            .provider
+            .prepare(&self.app.context, self.notification, device)
+        {
+            Ok(push) => push,
+            Err(outcome) => return outcome,
+        };
         drop(pending);
         self.app.metrics.provider.queue_time.observe(
             self.gateway
@@ -261,6 +286,7 @@ impl Job<'_> {
         let jitter = self.app.context.opaque.jitter;
         if !jitter.is_zero() && self.app.context.mode != crate::config::PayloadMode::Sygnal {
             return self.send_later(
+                device,
                 push,
                 delivery,
                 jitter.mul_f64(self.gateway.random.fraction()),
@@ -282,7 +308,13 @@ impl Job<'_> {
     }
 
     /// Sends after a delay; the homeserver is answered before.
-    fn send_later(&self, push: Push, delivery: Option<Delivery>, delay: Duration) -> Outcome {
+    fn send_later(
+        &self,
+        device: &Device,
+        push: Push,
+        delivery: Option<Delivery>,
+        delay: Duration,
+    ) -> Outcome {
         let Ok(slot) = Arc::clone(&self.gateway.delayed).try_acquire_owned() else {
             return Failure::new(Cause::InFlightLimit, "delayed pushes", Retry::Never).into();
         };
@@ -292,7 +324,7 @@ impl Job<'_> {
             Arc::clone(self.state),
             Arc::clone(self.app),
         );
-        let device = self.device.clone();
+        let device = device.clone();
         let notification = Arc::clone(self.notification);
         let alive = gateway.alive();
         tokio::spawn(async move {
@@ -515,8 +547,6 @@ fn trace(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{notification::Pushkey, outcome::Rejected};
-
     fn device(pushkey: &str) -> Device {
         Device {
             app_id: "app".to_owned(),

@@ -21,6 +21,7 @@ use crate::{
     dedupe::Deliveries,
     dispatch,
     metrics::Metrics,
+    sealed::pushkey::PushkeyKeys,
 };
 
 /// The running gateway.
@@ -56,6 +57,8 @@ pub struct State {
     pub pushkey_limit: Option<RateLimit>,
     /// `limits.per_source_per_second`
     pub source_limit: Option<RateLimit>,
+    /// `pushkey_keys`
+    pub pushkey_keys: Arc<PushkeyKeys>,
     /// `log.unsafe_identifiers`
     pub unsafe_identifiers: bool,
     config: Config,
@@ -266,6 +269,7 @@ impl State {
             limits: config.limits.clone(),
             pushkey_limit: limit(config.limits.per_pushkey_per_minute, Duration::from_mins(1)),
             source_limit: limit(config.limits.per_source_per_second, Duration::from_secs(1)),
+            pushkey_keys: Arc::clone(&config.pushkey_keys),
             unsafe_identifiers: config.log.unsafe_identifiers,
             config,
         })

@@ -13,6 +13,7 @@ use axum::{
     response::Response,
     routing::{any, get, post},
 };
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -44,6 +45,10 @@ pub fn gateway(gateway: Arc<Gateway>) -> Router {
             "/_matrix/push/v1/notify/{*rest}",
             post(self::notify).fallback(method_not_allowed),
         )
+        .route(
+            "/_nocturne/v1/keys",
+            get(pushkey_keys).fallback(method_not_allowed),
+        )
         .route("/health", get(health).fallback(method_not_allowed))
         .route("/ready", get(ready).fallback(method_not_allowed))
         .fallback(unrecognized)
@@ -57,6 +62,27 @@ pub fn metrics(gateway: Arc<Gateway>) -> Router {
 
 async fn discover() -> Response {
     json(StatusCode::OK, DISCOVERY)
+}
+
+/// The public keys that clients may seal their pushkeys to, newest first (spec/opaque-push.md §7).
+async fn pushkey_keys(State(gateway): State<Arc<Gateway>>) -> Response {
+    let state = gateway.state();
+    let keys: Vec<_> = state
+        .pushkey_keys
+        .iter()
+        .map(|key| {
+            serde_json::json!({
+                "id": key.id(),
+                "alg": "x25519",
+                "key": URL_SAFE_NO_PAD.encode(key.public()),
+                "not_after": null,
+            })
+        })
+        .collect();
+    json(
+        StatusCode::OK,
+        serde_json::json!({"keys": keys}).to_string(),
+    )
 }
 
 async fn health() -> Response {

@@ -7,6 +7,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use prometheus_client::metrics::counter::Counter;
 use shared::{clock::Clock, random::Random};
 
 use crate::{
@@ -14,6 +15,7 @@ use crate::{
     notification::{Device, Notification},
     opaque::Identifiers,
     outcome::Outcome,
+    sealed::keys::Ignored,
 };
 
 pub mod apns;
@@ -41,6 +43,26 @@ pub struct AppContext {
     pub clock: Clock,
     /// Where randomness comes from.
     pub random: Random,
+    /// How often a device's keys were ignored.
+    pub ignored_keys: IgnoredKeys,
+}
+
+/// Counts of devices whose `nocturne` object could not be used.
+#[derive(Clone, Debug, Default)]
+pub struct IgnoredKeys {
+    /// For [`Ignored::Version`].
+    pub version: Counter,
+    /// For [`Ignored::Malformed`].
+    pub malformed: Counter,
+}
+
+impl IgnoredKeys {
+    fn count(&self, reason: Ignored) {
+        match reason {
+            Ignored::Version => self.version.inc(),
+            Ignored::Malformed => self.malformed.inc(),
+        };
+    }
 }
 
 /// One app's provider.

@@ -8,11 +8,13 @@ use serde_json::{Map, Value};
 use crate::{
     config::{self, FcmTokenKind},
     notification::{Device, Notification},
+    opaque::Identifier,
     outcome::{Outcome, Suppressed},
     provider::{
         AppContext,
         payload::{
-            Form, collapse_tag, default_payload, drop_members, expect_event, identifier, is_low,
+            ForDevice, Form, badge_blob, collapse_tag, default_payload, drop_members, expect_event,
+            for_device, identifier, is_low,
         },
     },
     python_json,
@@ -72,11 +74,16 @@ pub(super) fn build(
             let message = message(options, &android, data, device);
             Ok(python_json::to_ascii(&message).into())
         }
+        Form::Opaque if notification.event_id().is_none() => {
+            let n = context.identifiers.random();
+            let blob = badge_blob(context, notification, device, n)?;
+            android.priority = "normal";
+            let data = opaque_data(n, ForDevice::Blob(blob));
+            Ok(compact(&message(options, &android, data, device)))
+        }
         Form::Opaque => {
-            expect_event(notification)?;
-            let n = identifier(context, notification, device).to_base64url();
-            // The members for a device with keys, `r` and `e` or `p`, have their place after this one.
-            let data = Map::from_iter([("n".to_owned(), Value::String(n))]);
+            let n = identifier(context, notification, device);
+            let data = opaque_data(n, for_device(context, notification, device, n));
             android.collapse_key = collapse_tag(context, notification, device);
             Ok(compact(&message(options, &android, data, device)))
         }
@@ -86,6 +93,21 @@ pub(super) fn build(
             Ok(compact(&message(options, &android, Map::new(), device)))
         }
     }
+}
+
+/// `n`, and what is for a device with keys.
+fn opaque_data(n: Identifier, for_device: ForDevice) -> Map<String, Value> {
+    let members = match for_device {
+        ForDevice::Nothing => [None, None],
+        ForDevice::Tags { room, event } => {
+            [room.map(|tag| ("r", tag)), event.map(|tag| ("e", tag))]
+        }
+        ForDevice::Blob(blob) => [Some(("p", blob)), None],
+    };
+    std::iter::once(("n", n.to_base64url()))
+        .chain(members.into_iter().flatten())
+        .map(|(name, text)| (name.to_owned(), Value::String(text)))
+        .collect()
 }
 
 /// What the gateway puts into `message.android`.
