@@ -41,7 +41,7 @@ pub(super) fn text(checks: &[Check], paper: &Paper) -> String {
             text += &paper.wrapped(&line);
         }
     }
-    text + "\n"
+    text
 }
 
 /// The claims that do not hold, with what speaks against them.

@@ -35,8 +35,9 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
             Ok(push) => push,
             Err(problem) => return failed(&format!("the demo cannot be played: {problem}")),
         };
-        say(&mut io::stdout(), &push.text);
+        say(&mut io::stdout(), &push.story);
         say(&mut io::stdout(), &check::text(&push.checks, &paper));
+        say(&mut io::stdout(), &push.conclusion);
         let problems = check::problems(&push.checks);
         if problems.is_empty() {
             ExitCode::SUCCESS
@@ -49,7 +50,9 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
 /// A part of the demo after it was played.
 struct Played {
     /// What happened, for a person.
-    text: String,
+    story: String,
+    /// What it comes down to.
+    conclusion: String,
     /// Whether it is what has to happen.
     checks: Vec<check::Check>,
 }

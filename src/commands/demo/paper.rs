@@ -128,6 +128,24 @@ impl Paper {
         self.lines(&lines)
     }
 
+    /// Short pieces one after the other, as many on a line as fit.
+    pub(super) fn flow(&self, pieces: &[Line]) -> String {
+        const BETWEEN: &str = "   ";
+
+        let mut lines: Vec<Line> = Vec::new();
+        for piece in pieces {
+            let wanted = BETWEEN.len() + piece.0.len();
+            match lines.last_mut() {
+                Some(line) if line.0.len() + wanted <= self.width => {
+                    line.push(BETWEEN, Style::Plain);
+                    line.0.extend(&piece.0);
+                }
+                Some(_) | None => lines.push(piece.clone()),
+            }
+        }
+        self.lines(&lines)
+    }
+
     /// One line, broken wherever the paper ends.
     pub(super) fn wrapped(&self, line: &Line) -> String {
         self.lines(&line.broken(self.width))
@@ -237,14 +255,24 @@ impl Line {
         self
     }
 
+    /// Pieces that fit a width: after a comma or a space if there is one near the end, else anywhere.
     fn broken(&self, width: usize) -> Vec<Self> {
-        if self.0.is_empty() {
-            return vec![Self::default()];
+        let width = width.max(1);
+        let mut lines = Vec::new();
+        let mut rest = self.0.as_slice();
+        while rest.len() > width {
+            let break_after = |(character, _): &(char, Style)| matches!(character, ' ' | ',');
+            let near_the_end = width * 2 / 3..width;
+            let at = rest[near_the_end.clone()]
+                .iter()
+                .rposition(break_after)
+                .map_or(width, |index| near_the_end.start + index + 1);
+            let (line, after) = rest.split_at(at);
+            lines.push(Self(line.to_vec()));
+            rest = after;
         }
-        self.0
-            .chunks(width.max(1))
-            .map(|chunk| Self(chunk.to_vec()))
-            .collect()
+        lines.push(Self(rest.to_vec()));
+        lines
     }
 }
 
@@ -270,12 +298,30 @@ mod tests {
         for width in [40, 79, 80, 100] {
             let paper = Paper::plain(width);
             let long = line(&"x".repeat(300));
-            let text = paper.columns(&[long.clone()], &[long.clone(), line("y")])
+            let text = paper.columns(std::slice::from_ref(&long), &[long.clone(), line("y")])
                 + &paper.wrapped(&long)
                 + &paper.rule("heading")
                 + &paper.paragraph("- ", Style::Good, &"some words ".repeat(30));
             assert!(text.lines().all(|line| line.chars().count() <= width));
         }
+    }
+
+    #[test]
+    fn pieces_flow_and_lines_break_where_it_reads_well() {
+        let paper = Paper::plain(40);
+        let pieces = ["one", "two", "more than there is any room for"].map(line);
+        assert_eq!(
+            paper.flow(&pieces),
+            "one   two\nmore than there is any room for\n"
+        );
+        let long = format!("{},{}", "x".repeat(30), "y".repeat(50));
+        let expected = format!(
+            "{},\n{}\n{}\n",
+            "x".repeat(30),
+            "y".repeat(40),
+            "y".repeat(10)
+        );
+        assert_eq!(paper.wrapped(&line(&long)), expected);
     }
 
     #[test]

@@ -84,13 +84,13 @@ pub(super) const STORY: [Message; 3] = [BRIEF, ELSEWHERE, FULL];
 
 impl Message {
     /// The body that Synapse posts for a device.
-    pub(super) fn notification(&self, device: Value) -> Value {
+    pub(super) fn notification(&self, device: &Value) -> Value {
         let Some(details) = self.details else {
             return homeserver::synapse_event_id_only(
                 self.event_id,
                 self.room_id,
                 self.unread,
-                &device,
+                device,
             );
         };
         let content = json!({"msgtype": "m.text", "body": details.text});
@@ -99,7 +99,7 @@ impl Message {
             self.room_id,
             details.sender,
             &content,
-            &device,
+            device,
         );
         let notification = &mut body["notification"];
         notification["type"] = json!(TYPE);

@@ -16,7 +16,8 @@ use super::{Played, paper::Paper};
 pub(super) async fn play(paper: &Paper) -> Result<Played, String> {
     let deliveries = perform().await?;
     Ok(Played {
-        text: page::text(&deliveries, paper),
+        story: page::story(&deliveries, paper),
+        conclusion: page::conclusion(&deliveries, paper),
         checks: verdict::checks(&deliveries),
     })
 }

@@ -1,5 +1,7 @@
 //! The part about push as a person reads it.
 
+use std::collections::BTreeSet;
+
 use super::{
     message::{BRIEF, ELSEWHERE, FULL, Fact, Message},
     search::{Exposure, Request, Trace},
@@ -10,11 +12,11 @@ use crate::commands::demo::paper::{Line, Paper, Style};
 
 /// Rows of a body of random bytes that are shown; the rest looks the same.
 const HEX_ROWS: usize = 3;
-/// Of longer headers only the beginning is shown.
-const LONGEST_HEADER: usize = 48;
+/// Of longer words in headers, which are signatures, only the beginning is shown.
+const LONGEST_WORD: usize = 40;
 
-/// All of it.
-pub(super) fn text(deliveries: &[Delivery], paper: &Paper) -> String {
+/// What happened: provider by provider, then what follows from several pushes together.
+pub(super) fn story(deliveries: &[Delivery], paper: &Paper) -> String {
     let mut text = introduction(paper);
     let shown = |party, way, message: Message| {
         let channel = Channel { party, way };
@@ -50,8 +52,12 @@ pub(super) fn text(deliveries: &[Delivery], paper: &Paper) -> String {
     }
     text += &brief(&shown, paper);
     text += &linking(deliveries, paper);
-    text += &wake(&shown, paper);
-    text + &table(deliveries, paper) + &limits(paper)
+    text + &wake(deliveries, paper)
+}
+
+/// Who can read what, what cannot be helped, and the result in numbers.
+pub(super) fn conclusion(deliveries: &[Delivery], paper: &Paper) -> String {
+    table(deliveries, paper) + &limits(deliveries, paper) + &result(deliveries, paper)
 }
 
 fn introduction(paper: &Paper) -> String {
@@ -61,21 +67,21 @@ fn introduction(paper: &Paper) -> String {
     );
     let prose = "Everything here happens now, on loopback: this gateway, a homeserver that sends what Synapse sends, and \
                  stand-ins for Apple, Google, a browser's push service and a UnifiedPush server, over real TLS and \
-                 HTTP/2. On the right are the bytes that each of them received.";
-    let legend = Line::default()
-        .with("✗ ", Style::Good)
-        .with("did not get through", Style::Stopped)
-        .with("   ", Style::Plain)
-        .with("! got through", Style::Leaked)
-        .with("   ", Style::Plain)
-        .with("~ encrypted: the device alone can read it", Style::Sealed)
-        .with("   ", Style::Plain)
-        .with("• cannot be hidden", Style::Unavoidable);
+                 HTTP/2. Below are the bytes that each of them received. What Sygnal would have shown them is seen by \
+                 the gateway's mode sygnal, which sends what Sygnal sends.";
+    let legend = [
+        Line::default()
+            .with("✗ ", Style::Good)
+            .with("did not get through", Style::Stopped),
+        Line::default().with("! got through", Style::Leaked),
+        Line::default().with("~ encrypted, for the device alone", Style::Sealed),
+        Line::default().with("• cannot be hidden", Style::Unavoidable),
+    ];
     format!(
         "\n{}\n{}\n{}",
         paper.wrapped(&title),
         paper.paragraph("", Style::Plain, prose),
-        paper.wrapped(&legend)
+        paper.flow(&legend)
     )
 }
 
@@ -91,7 +97,7 @@ fn side_by_side(heading: &str, delivery: &Delivery, paper: &Paper) -> String {
     if let Some(Trace::Text(token)) = delivery.token.first() {
         left.push(marked_member(
             ("• ", Style::Unavoidable),
-            "device",
+            "device token",
             token,
             left_width,
         ));
@@ -189,15 +195,17 @@ fn request(request: &Request, marks: &[(Trace, Style)]) -> Vec<Line> {
         marks,
     )];
     for (name, value) in &request.headers {
-        let length = value.chars().count();
-        let value = if length > LONGEST_HEADER && !is_marked(value, marks) {
-            let beginning: String = value.chars().take(LONGEST_HEADER / 3).collect();
-            format!("{beginning}… ({length} characters)")
-        } else {
-            value.clone()
-        };
+        let words = value.split(' ').map(|word| {
+            if word.chars().count() > LONGEST_WORD && !is_marked(word, marks) {
+                word.chars().take(LONGEST_WORD / 2).chain(['…']).collect()
+            } else {
+                word.to_owned()
+            }
+        });
+        let value = words.collect::<Vec<_>>().join(" ");
         lines.push(coloured(&format!("{name}: {value}"), Style::Faint, marks));
     }
+    lines.push(Line::default());
     match std::str::from_utf8(&request.body) {
         Ok(body) => lines.push(coloured(body, Style::Plain, marks)),
         Err(_) => lines.extend(hex_rows(&request.body)),
@@ -254,7 +262,7 @@ fn found(text: &str, trace: &Trace) -> Vec<(usize, usize)> {
                     text[start + number.len()..].chars().next(),
                 ];
                 ends.into_iter()
-                    .all(|end| matches!(end, Some(':' | '"' | ',' | '}')))
+                    .all(|end| matches!(end, Some(':' | '"' | ',' | '}' | ' ')))
             };
             text.match_indices(&number)
                 .filter(|(start, _)| stands_alone(*start))
@@ -317,18 +325,21 @@ fn linking(deliveries: &[Delivery], paper: &Paper) -> String {
             .with(&format!("n {n}   apns-id {id}"), Style::Faint);
         lines.push(line.cut(paper.width()));
     }
-    let links = verdict::links(deliveries, channel);
-    let (mark, style, prose) = if links.is_empty() {
+    let in_common = verdict::links(deliveries, channel);
+    let (mark, style, prose) = if in_common.is_empty() {
         (
             "✗ ",
             Style::Good,
-            "Apple cannot tell which two are of one room: nothing they have in common is missing in the third.".to_owned(),
+            "Apple cannot tell which two are of one room: what they have in common, the third has, too.".to_owned(),
         )
     } else {
         (
             "! ",
             Style::Leaked,
-            format!("Pushes of one room can be linked by: {}.", links.join(", ")),
+            format!(
+                "Pushes of one room can be linked by: {}.",
+                in_common.join(", ")
+            ),
         )
     };
     paper.rule("Three pushes to one device: which two are of the same room?")
@@ -337,23 +348,27 @@ fn linking(deliveries: &[Delivery], paper: &Paper) -> String {
 }
 
 /// Mode `wake`, bodies alone.
-fn wake<'a>(shown: &impl Fn(Party, Way, Message) -> Option<&'a Delivery>, paper: &Paper) -> String {
-    let mut text = paper.rule("Still less, for apps that only need to be woken: mode wake");
-    for party in [Party::Apple, Party::Google] {
-        if let Some(delivery) = shown(party, Way::Wake, FULL) {
-            let mut line = Line::default();
-            line.push(party.name(), Style::Plain);
-            line.pad(8);
-            let body = String::from_utf8_lossy(&delivery.request.body);
-            line.push(&body, Style::Faint);
-            text += &paper.wrapped(&line);
+fn wake(deliveries: &[Delivery], paper: &Paper) -> String {
+    let mut text = paper.rule("Less still, for apps that only need to be woken: mode wake");
+    for (party, name) in [(Party::Apple, "Apple saw"), (Party::Google, "Google saw")] {
+        let channel = Channel {
+            party,
+            way: Way::Wake,
+        };
+        let all: Vec<_> = verdict::of(deliveries, channel).collect();
+        let bodies: BTreeSet<_> = all.iter().map(|delivery| &delivery.request.body).collect();
+        let times = if bodies.len() == 1 {
+            format!("{name}, {} times the same:", all.len())
+        } else {
+            format!("{name}:")
+        };
+        text += &paper.lines(&[Line::default().with(&times, Style::Plain)]);
+        for (delivery, body) in all.iter().zip(bodies) {
+            let body = String::from_utf8_lossy(body);
+            text += &paper.wrapped(&coloured(&body, Style::Plain, &marks(delivery)));
         }
     }
-    text + &paper.paragraph(
-        "",
-        Style::Plain,
-        "The same bytes for every message of every room.",
-    )
+    text
 }
 
 /// Who can read what, by provider and by gateway.
@@ -367,7 +382,11 @@ fn table(deliveries: &[Delivery], paper: &Paper) -> String {
         (Party::BrowserService, "browser's service", "Sygnal"),
         (Party::UnifiedPush, "UnifiedPush server", "no keys"),
     ];
-    let per_row = ((paper.width() - LABEL) / (2 * CELL)).clamp(1, groups.len());
+    let per_row = match (paper.width() - LABEL) / (2 * CELL) {
+        0 | 1 => 1,
+        2 | 3 => 2,
+        _ => groups.len(),
+    };
     let mut text = paper.rule("Who can read what");
     for groups in groups.chunks(per_row) {
         let mut names = Line::default();
@@ -432,8 +451,14 @@ fn table(deliveries: &[Delivery], paper: &Paper) -> String {
             unavoidable(latest.is_some())
         });
         text += &paper.lines(&lines);
+        text.push('\n');
     }
-    text
+    text + &paper.paragraph(
+        "",
+        Style::Plain,
+        "rotating: in its place is an identifier that is a new one with every push. \
+         encrypted: the service carries it, the device alone can read it.",
+    )
 }
 
 const READABLE: (&str, Style) = ("YES", Style::Leaked);
@@ -453,17 +478,60 @@ fn cell(fact: Fact, deliveries: &[Delivery], channel: Channel) -> (&'static str,
     }
 }
 
-fn limits(paper: &Paper) -> String {
+fn limits(deliveries: &[Delivery], paper: &Paper) -> String {
+    let latest = deliveries.iter().map(|delivery| delivery.known_after).max();
+    let latest = latest.unwrap_or_default().as_millis() + 1;
     let mut text = paper.rule("What no gateway can hide");
     for prose in [
-        "That this device got a push from this app, and when. Apple, Google and the push services know their device by \
-         its token, and mostly its owner and its network address.",
-        "A UnifiedPush client that registers no keys (most do not, today) is sent the notification as it is: its push \
-         server reads it, so let that server be your own.",
-        "With mode opaque the device fetches the message from its homeserver to show it. A client that expects Sygnal's \
-         event_id and room_id needs mode sygnal, or shows a general text.",
+        format!(
+            "That a device got a push for an app, and when: here less than {latest} ms after the homeserver sent it. \
+             The providers know the device by its token, and mostly its owner and its network address, too."
+        ),
+        "A UnifiedPush app that registers no keys (few do so far) gets the notification as it is. Its push server \
+         reads it, so let that be your own."
+            .to_owned(),
+        "With mode opaque, an app asks its homeserver for the message to show it. An app that needs event_id and \
+         room_id from the push shows a general text, or has to be served with mode sygnal."
+            .to_owned(),
     ] {
-        text += &paper.paragraph("• ", Style::Unavoidable, prose);
+        text += &paper.paragraph("• ", Style::Unavoidable, &prose);
     }
     text
+}
+
+/// Of how much each provider could read, for either gateway.
+fn result(deliveries: &[Delivery], paper: &Paper) -> String {
+    let mut text = paper.rule("In short");
+    let all = Fact::ALL.len();
+    for (name, way) in [("Sygnal", Way::Sygnal), ("Nocturne", Way::Opaque)] {
+        let readable = |party| {
+            let channel = Channel { party, way };
+            let facts = Fact::ALL.iter();
+            facts
+                .filter(|fact| verdict::worst(**fact, deliveries, channel) == Exposure::Readable)
+                .count()
+        };
+        let mut pieces = vec![padded(&format!("With {name}, of {all}:"), Style::Plain, 21)];
+        for (party, name) in [
+            (Party::Apple, "Apple"),
+            (Party::Google, "Google"),
+            (Party::BrowserService, "the browser's service"),
+        ] {
+            let count = readable(party);
+            let style = if count == 0 {
+                Style::Good
+            } else {
+                Style::Leaked
+            };
+            pieces.push(padded(&format!("{name} reads {count}"), style, 15));
+        }
+        text += &paper.flow(&pieces);
+    }
+    text + "\n"
+}
+
+fn padded(text: &str, style: Style, width: usize) -> Line {
+    let mut line = Line::default().with(text, style);
+    line.pad(width);
+    line
 }

@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 
 use super::{
     message::{self, Message},
-    search::{Request, Trace},
+    search::{Request, Trace, hex},
 };
 
 /// Longer than anything on loopback takes.
@@ -248,7 +248,7 @@ impl Stage {
         let server = self.server(device.channel.party);
         let before = server.seen().len();
         let sent_at = self.clock.now();
-        let body = message.notification(device.pusher.clone());
+        let body = message.notification(&device.pusher);
         let answer = tokio::time::timeout(PATIENCE, self.homeserver.notify(&body))
             .await
             .map_err(|_| "the gateway does not answer")?
@@ -438,10 +438,6 @@ fn register(
 fn path_of(endpoint: &str) -> String {
     let uri: http::Uri = endpoint.parse().unwrap_or_default();
     uri.path().to_owned()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A folder for this user alone that is gone when this is dropped.

@@ -6,7 +6,7 @@ use http::Version;
 use serde_json::Value;
 
 use super::{
-    message::{ELSEWHERE, Fact, Message, STORY},
+    message::{ELSEWHERE, Fact, STORY},
     search::{Exposure, Trace, readable_in},
     stage::{Channel, Delivery, Party, Way},
 };
@@ -136,8 +136,7 @@ pub(super) fn checks(deliveries: &[Delivery]) -> Vec<Check> {
     vec![
         Check::new(
             format!(
-                "{} of {} pushes arrived, each once, over TLS and HTTP/2, signed for, and by the provider's rules.",
-                deliveries.len(),
+                "All {} pushes arrived, each once, over TLS and HTTP/2, signed for, and by the provider's rules.",
                 Channel::all().count() * STORY.len(),
             ),
             missing(deliveries).chain(
@@ -172,7 +171,7 @@ pub(super) fn checks(deliveries: &[Delivery]) -> Vec<Check> {
             }),
         ),
         Check::new(
-            "Two pushes of one room have nothing in common that a push of another room does not have.",
+            "Two pushes of one room have nothing in common that a push of another room does not have, too.",
             [Way::Opaque, Way::Wake]
                 .into_iter()
                 .flat_map(channels)
@@ -184,7 +183,7 @@ pub(super) fn checks(deliveries: &[Delivery]) -> Vec<Check> {
                 }),
         ),
         Check::new(
-            "Without their text, pushes of Nocturne's cannot be told apart by size either.",
+            "All pushes to one device have the same size, whatever is in them.",
             [Way::Opaque, Way::Wake]
                 .into_iter()
                 .flat_map(channels)
@@ -284,7 +283,6 @@ fn not_opened(delivery: &Delivery) -> Option<String> {
 }
 
 fn place(delivery: &Delivery) -> String {
-    let Message { .. } = delivery.message;
     let number = STORY
         .iter()
         .position(|message| message.ids() == delivery.message.ids())
@@ -307,5 +305,156 @@ const fn adjective(exposure: Exposure) -> &'static str {
         Exposure::Stopped => "not there",
         Exposure::Sealed => "encrypted",
         Exposure::Readable => "readable",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    use bytes::Bytes;
+    use serde_json::json;
+
+    use super::*;
+    use crate::commands::demo::push::{
+        message::FULL,
+        perform,
+        search::{Request, hex},
+    };
+
+    const ARRIVED: &str = "All 36 pushes arrived";
+    const SEARCH_WORKS: &str = "The search works";
+    const NOTHING_FOUND: &str = "The same search finds none";
+    const NOTHING_IN_COMMON: &str = "Two pushes of one room";
+    const ONE_SIZE: &str = "All pushes to one device have the same size";
+    const NEW_IDENTIFIER: &str = "The identifier of a push";
+    const DECRYPTED: &str = "The browser and the UnifiedPush app decrypted";
+    const WAKE: &str = "Mode wake";
+    const NOT_HIDDEN: &str = "What cannot be hidden";
+
+    fn failing(deliveries: &[Delivery]) -> Vec<String> {
+        let failing = |check: Check| (!check.counterexamples.is_empty()).then_some(check.claim);
+        checks(deliveries).into_iter().filter_map(failing).collect()
+    }
+
+    #[track_caller]
+    fn assert_fails(deliveries: &[Delivery], claim: &str) {
+        let failing = failing(deliveries);
+        let is_found = failing.iter().any(|failing| failing.starts_with(claim));
+        assert!(is_found, "{claim}: {failing:?}");
+    }
+
+    /// The same deliveries, with those of one device changed.
+    fn with(
+        deliveries: &[Delivery],
+        party: Party,
+        way: Way,
+        change: impl Fn(&mut Delivery),
+    ) -> Vec<Delivery> {
+        let mut deliveries = deliveries.to_vec();
+        for delivery in &mut deliveries {
+            if delivery.channel == (Channel { party, way }) {
+                change(delivery);
+                let Request {
+                    path,
+                    headers,
+                    body,
+                    ..
+                } = delivery.request.clone();
+                // read anew
+                delivery.request = Request::new(path, headers, body);
+            }
+        }
+        deliveries
+    }
+
+    fn change_json(delivery: &mut Delivery, change: impl Fn(&mut Value)) {
+        let mut json = delivery.request.json().expect("the body is JSON");
+        change(&mut json);
+        delivery.request.body = Bytes::from(json.to_string());
+    }
+
+    #[tokio::test]
+    async fn everything_holds_until_something_is_planted() {
+        let seen = perform().await.expect("loopback has free ports");
+        assert_eq!(failing(&seen), [""; 0]);
+
+        let (event_id, room_id) = FULL.ids();
+        let name = Fact::SenderName.value(&FULL).expect("it has a sender");
+        let in_base64 = json!(URL_SAFE_NO_PAD.encode(&name));
+        let in_hex = hex(event_id.as_bytes());
+        let header = ("x".to_owned(), in_hex);
+        for leaking in [
+            with(&seen, Party::Apple, Way::Opaque, |delivery| {
+                change_json(delivery, |body| body["aps"]["thread-id"] = json!(room_id));
+            }),
+            with(&seen, Party::Apple, Way::Wake, |delivery| {
+                change_json(delivery, |body| body["aps"]["badge"] = json!(38));
+            }),
+            with(&seen, Party::Google, Way::Opaque, |delivery| {
+                change_json(delivery, |body| {
+                    body["message"]["data"]["x"] = in_base64.clone();
+                });
+            }),
+            with(&seen, Party::BrowserService, Way::Opaque, |delivery| {
+                delivery.request.headers.push(header.clone());
+            }),
+            with(&seen, Party::UnifiedPush, Way::Opaque, |delivery| {
+                delivery.request.path += "?text=Your%20results%20are";
+            }),
+        ] {
+            assert_fails(&leaking, NOTHING_FOUND);
+        }
+    }
+
+    #[tokio::test]
+    async fn whatever_else_goes_wrong_is_seen() {
+        let seen = perform().await.expect("loopback has free ports");
+
+        assert_fails(&seen[1..], ARRIVED);
+        let over_http1 = with(&seen, Party::Google, Way::Opaque, |delivery| {
+            delivery.version = Version::HTTP_11;
+        });
+        assert_fails(&over_http1, ARRIVED);
+
+        let blind = with(&seen, Party::Apple, Way::Sygnal, |delivery| {
+            delivery.request.body = Bytes::from_static(b"{}");
+        });
+        assert_fails(&blind, SEARCH_WORKS);
+
+        // a hash of the room that no search can find
+        let tagged = with(&seen, Party::BrowserService, Way::Opaque, |delivery| {
+            let (_, room_id) = delivery.message.ids();
+            let tag = room_id.bytes().map(u32::from).sum::<u32>().to_string();
+            delivery.request.headers.push(("topic".to_owned(), tag));
+        });
+        assert_fails(&tagged, NOTHING_IN_COMMON);
+
+        let unpadded = with(&seen, Party::Google, Way::Opaque, |delivery| {
+            let unread = Fact::Unread.value(&delivery.message).unwrap_or_default();
+            let more = "x".repeat(unread.parse().unwrap_or_default());
+            change_json(delivery, |body| body["message"]["data"]["x"] = json!(more));
+        });
+        assert_fails(&unpadded, ONE_SIZE);
+
+        let constant = with(&seen, Party::Apple, Way::Opaque, |delivery| {
+            change_json(delivery, |body| body["n"] = json!("AAAAAAAAAAAAAAAAAAAAAA"));
+        });
+        assert_fails(&constant, NEW_IDENTIFIER);
+
+        let sealed_to_another = with(&seen, Party::UnifiedPush, Way::Opaque, |delivery| {
+            delivery.decrypted = None;
+        });
+        assert_fails(&sealed_to_another, DECRYPTED);
+
+        let counting = with(&seen, Party::Apple, Way::Wake, |delivery| {
+            let unread = Fact::Unread.value(&delivery.message);
+            change_json(delivery, |body| body["x"] = json!(unread));
+        });
+        assert_fails(&counting, WAKE);
+
+        let elsewhere = with(&seen, Party::Apple, Way::Opaque, |delivery| {
+            delivery.request.path = "/3/device/00".to_owned();
+        });
+        assert_fails(&elsewhere, NOT_HIDDEN);
     }
 }
