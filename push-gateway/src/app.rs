@@ -64,7 +64,7 @@ pub struct App {
     pub late_rejections: LateRejections,
     /// Keeps an outage from filling the log.
     pub failure_log: LogGate,
-    breakers: Breakers,
+    destinations: Destinations,
     credentials: AtomicU8,
 }
 
@@ -110,10 +110,24 @@ impl Apps {
             globs: Vec::new(),
             all: Vec::new(),
         };
+        let older = before;
         for app in &config.apps {
-            let before = before.and_then(|apps| apps.by_id.get(&app.id));
-            let ready = App::new(app, config, parts, before.map(Arc::as_ref))
+            let before = older.and_then(|apps| apps.by_id.get(&app.id));
+            let mut ready = App::new(app, config, parts, before.map(Arc::as_ref))
                 .map_err(|problem| format!("apps.{}: {problem}", app.id))?;
+            if let Provider::Apns(apns) = &mut ready.provider {
+                let others = apps
+                    .all
+                    .iter()
+                    .chain(older.iter().flat_map(|older| older.iter()));
+                for other in others {
+                    if let Provider::Apns(other) = &other.provider
+                        && apns.share_token_of(other)
+                    {
+                        break;
+                    }
+                }
+            }
             let ready = Arc::new(ready);
             apps.by_id.insert(app.id.clone(), Arc::clone(&ready));
             apps.globs.push((Glob::new(&app.id), Arc::clone(&ready)));
@@ -252,9 +266,15 @@ impl App {
                 |before| Arc::clone(&before.context.identifiers),
             );
         let now = parts.clock.now();
-        let breakers = match kind {
-            Kind::Apns | Kind::Gcm => Breakers::OfProvider(Arc::new(Breaker::new(now))),
-            Kind::WebPush | Kind::UnifiedPush => Breakers::ByOrigin(Mutex::default()),
+        let limit = app.inflight_request_limit;
+        let destinations = match kind {
+            Kind::Apns | Kind::Gcm => {
+                Destinations::Provider(Arc::new(Destination::new(limit, now)))
+            }
+            Kind::WebPush | Kind::UnifiedPush => Destinations::Origins {
+                by_key: Mutex::default(),
+                in_flight: limit.div_ceil(2),
+            },
         };
         let metrics = parts.metrics.app(&app.id, kind);
         metrics.breaker.set(0);
@@ -273,34 +293,32 @@ impl App {
             metrics,
             late_rejections: LateRejections::default(),
             failure_log: LogGate::new(now),
-            breakers,
+            destinations,
             credentials: AtomicU8::new(0),
         })
     }
 
-    /// The breaker that this push goes through: the provider's, or that of the endpoint's origin, so
-    /// that nobody can stop an app's pushes with dead endpoints of their own.
+    /// Where this push goes: the provider, or the endpoint's origin, each with a breaker of its own, so
+    /// that nobody can stop an app's pushes with dead or slow endpoints of their own.
     #[must_use]
-    pub fn breaker(&self, push: &Push, now: Instant) -> Arc<Breaker> {
-        match &self.breakers {
-            Breakers::OfProvider(breaker) => Arc::clone(breaker),
-            Breakers::ByOrigin(breakers) => {
-                let Some(origin) = push.origin_key() else {
-                    return Arc::new(Breaker::new(now));
-                };
-                let mut breakers = breakers.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(breaker) = breakers.get(origin) {
-                    return Arc::clone(breaker);
+    pub fn destination(&self, push: &Push, now: Instant) -> Arc<Destination> {
+        match (&self.destinations, push.origin_key()) {
+            (Destinations::Provider(provider), _) => Arc::clone(provider),
+            (Destinations::Origins { .. }, None) => Arc::new(Destination::new(1, now)),
+            (Destinations::Origins { by_key, in_flight }, Some(origin)) => {
+                let mut by_key = by_key.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(destination) = by_key.get(origin) {
+                    return Arc::clone(destination);
                 }
-                if breakers.len() >= ORIGINS {
-                    breakers.retain(|_, breaker| breaker.state(now) != BreakerState::Closed);
-                    if breakers.len() >= ORIGINS {
-                        breakers.clear();
+                if by_key.len() >= ORIGINS {
+                    by_key.retain(|_, destination| destination.is_remarkable(now));
+                    if by_key.len() >= ORIGINS {
+                        by_key.clear();
                     }
                 }
-                let breaker = Arc::new(Breaker::new(now));
-                breakers.insert(origin.clone(), Arc::clone(&breaker));
-                breaker
+                let destination = Arc::new(Destination::new(*in_flight, now));
+                by_key.insert(origin.clone(), Arc::clone(&destination));
+                destination
             }
         }
     }
@@ -308,9 +326,9 @@ impl App {
     /// The state of the provider's breaker; for apps whose endpoints are strangers' choices, closed.
     #[must_use]
     pub fn breaker_state(&self, now: Instant) -> BreakerState {
-        match &self.breakers {
-            Breakers::OfProvider(breaker) => breaker.state(now),
-            Breakers::ByOrigin(_) => BreakerState::Closed,
+        match &self.destinations {
+            Destinations::Provider(provider) => provider.breaker.state(now),
+            Destinations::Origins { .. } => BreakerState::Closed,
         }
     }
 
@@ -358,9 +376,40 @@ fn same_key(one: Option<&SharedKey>, other: Option<&SharedKey>) -> bool {
     }
 }
 
-enum Breakers {
-    OfProvider(Arc<Breaker>),
-    ByOrigin(Mutex<HashMap<OriginKey, Arc<Breaker>>>),
+/// Where pushes go: a provider, or one origin among the endpoints that devices chose.
+#[derive(Debug)]
+pub struct Destination {
+    /// Fails fast while the destination is down.
+    pub breaker: Breaker,
+    /// One permit for each push that may be under way to it.
+    pub in_flight: Arc<Semaphore>,
+    permits: usize,
+}
+
+enum Destinations {
+    Provider(Arc<Destination>),
+    Origins {
+        by_key: Mutex<HashMap<OriginKey, Arc<Destination>>>,
+        /// For each origin: half of the app's limit, so that a slow push service leaves the other half.
+        in_flight: usize,
+    },
+}
+
+impl Destination {
+    fn new(permits: usize, now: Instant) -> Self {
+        let permits = permits.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            breaker: Breaker::new(now),
+            in_flight: Arc::new(Semaphore::new(permits)),
+            permits,
+        }
+    }
+
+    /// Whether there is anything about it that must not be forgotten.
+    fn is_remarkable(&self, now: Instant) -> bool {
+        self.breaker.state(now) != BreakerState::Closed
+            || self.in_flight.available_permits() < self.permits
+    }
 }
 
 /// Pushkeys that were rejected after their homeserver had been answered (`opaque.jitter`), as keyed

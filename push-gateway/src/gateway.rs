@@ -218,12 +218,18 @@ impl Gateway {
         Ok(())
     }
 
-    /// Says in the log, at once and every hour, that identifiers are written down, while they are.
-    pub async fn warn_of_unsafe_identifiers(&self) {
-        let mut hourly = tokio::time::interval(Duration::from_secs(60 * 60));
-        loop {
-            hourly.tick().await;
-            if self.state().unsafe_identifiers {
+    /// What is done without being asked, for as long as the gateway runs: identifier keys whose epoch
+    /// is over are erased within a minute, and while identifiers are written to the log, that is said
+    /// there at once and every hour.
+    pub async fn keep_house(&self) {
+        let mut minutes = tokio::time::interval(Duration::from_mins(1));
+        for minute in 0_u64.. {
+            minutes.tick().await;
+            let state = self.state();
+            for app in state.apps.iter() {
+                app.context.identifiers.expire();
+            }
+            if state.unsafe_identifiers && minute % 60 == 0 {
                 warn!(
                     "log.unsafe_identifiers is on: pushkeys, event IDs and room IDs are written to the log at level \
                      debug; switch it off when you are done"
@@ -258,10 +264,7 @@ impl State {
         Ok(Self {
             apps,
             limits: config.limits.clone(),
-            pushkey_limit: limit(
-                config.limits.per_pushkey_per_minute,
-                Duration::from_secs(60),
-            ),
+            pushkey_limit: limit(config.limits.per_pushkey_per_minute, Duration::from_mins(1)),
             source_limit: limit(config.limits.per_source_per_second, Duration::from_secs(1)),
             unsafe_identifiers: config.log.unsafe_identifiers,
             config,

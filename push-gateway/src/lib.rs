@@ -121,17 +121,17 @@ impl Bound {
                 shutdown.clone(),
             ))
         });
-        let warnings = tokio::spawn({
+        let housekeeping = tokio::spawn({
             let gateway = Arc::clone(&gateway);
-            async move { gateway.warn_of_unsafe_identifiers().await }
+            async move { gateway.keep_house().await }
         });
         while servers.join_next().await.is_some() {}
-        warnings.abort();
+        housekeeping.abort();
         if let Some(server) = metrics_server {
             server.abort();
             let _ = server.await;
         }
-        let _ = warnings.await;
+        let _ = housekeeping.await;
         drop(gateway);
         tokio::select! {
             () = unfinished.finished() => {}

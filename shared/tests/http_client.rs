@@ -171,7 +171,7 @@ async fn a_dead_connection_is_replaced() {
         matches!(error.kind, ErrorKind::Connect | ErrorKind::Closed),
         "{error:?}"
     );
-    fixture.server.start_again().await.expect("the same port");
+    fixture.server.start_again().expect("the same port");
     let mut answered = false;
     for _ in 0..50 {
         if post(&client, &url).await.is_ok() {
@@ -413,7 +413,7 @@ async fn a_client_recovers_when_its_proxy_is_restarted() {
         matches!(error.kind, ErrorKind::Proxy | ErrorKind::Closed),
         "{error:?}"
     );
-    proxy.start_again().await.expect("the same port");
+    proxy.start_again().expect("the same port");
     let mut answered = false;
     for _ in 0..50 {
         if post(&client, &url).await.is_ok() {

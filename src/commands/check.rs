@@ -15,10 +15,9 @@ use super::{failed, push, say};
 /// Check configurations, keys and certificates without starting anything
 ///
 /// Reports every problem with its file and line. Exit code 1 if there is any; warnings alone are none.
-///
-/// Example: nocturne check sygnal.yaml
 #[derive(Debug, Args)]
-pub struct Arguments {
+#[command(after_help = "Example:\n  nocturne check sygnal.yaml")]
+pub(crate) struct Arguments {
     /// A folder with push-gateway.yaml in it; by default /etc/nocturne, else ./config.
     #[arg(long, value_name = "DIR", conflicts_with = "files")]
     config_dir: Option<PathBuf>,
@@ -28,7 +27,7 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: &Arguments, environment: &Environment) -> ExitCode {
+pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode {
     let files = match files(arguments, environment) {
         Ok(files) => files,
         Err(problem) => return failed(&problem),

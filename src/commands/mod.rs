@@ -2,10 +2,10 @@
 
 use std::{future::Future, io, process::ExitCode};
 
-pub mod check;
-pub mod demo;
-pub mod notify;
-pub mod push;
+pub(crate) mod check;
+pub(crate) mod demo;
+pub(crate) mod notify;
+pub(crate) mod push;
 
 /// Runs a future on a runtime with a thread for each core that the process may use.
 fn block_on(future: impl Future<Output = ExitCode>) -> ExitCode {

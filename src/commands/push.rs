@@ -20,10 +20,9 @@ use super::{block_on, failed, say};
 ///
 /// Stops on SIGTERM after what is under way is finished; reads its configuration, keys and
 /// certificates again on SIGHUP.
-///
-/// Example: nocturne push --config sygnal.yaml
 #[derive(Debug, Args)]
-pub struct Arguments {
+#[command(after_help = "Example:\n  nocturne push --config sygnal.yaml")]
+pub(crate) struct Arguments {
     /// The configuration: a sygnal.yaml, or push-gateway.yaml.
     ///
     /// Without it, the first of these that is there: the file that `$NOCTURNE_PUSH_CONFIG` or
@@ -33,7 +32,7 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: &Arguments, environment: &Environment) -> ExitCode {
+pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode {
     let Some(path) = arguments
         .config
         .clone()
@@ -104,7 +103,7 @@ pub fn run(arguments: &Arguments, environment: &Environment) -> ExitCode {
 }
 
 /// Where the configuration is, when the command line does not say.
-pub fn default_path(environment: &Environment) -> Option<PathBuf> {
+pub(crate) fn default_path(environment: &Environment) -> Option<PathBuf> {
     let named = ["NOCTURNE_PUSH_CONFIG", "SYGNAL_CONF"]
         .iter()
         .find_map(|name| environment.get(name));

@@ -30,6 +30,8 @@ use tokio_rustls::TlsConnector;
 const PATIENCE: Duration = Duration::from_secs(20);
 const TOKEN: &str = "b29aabb29aabb29aabb29aabb29aabb29aabb29aabb29aabb29aabb29aabb29a";
 
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 /// One HTTP/2 connection to a stand-in.
 struct Client {
     sender: SendRequest<Full<Bytes>>,
@@ -97,6 +99,9 @@ fn reason(body: &[u8]) -> String {
 fn path() -> String {
     format!("/3/device/{TOKEN}")
 }
+
+/// Header names and values.
+type Headers<'a> = &'a [(&'a str, &'a str)];
 
 #[tokio::test]
 async fn apple_takes_a_push_that_is_in_order_and_keeps_it() {
@@ -188,7 +193,7 @@ async fn apple_names_what_is_wrong_with_a_request() {
     let token = provider_token(apple.key(), seconds());
     let long = "x".repeat(65);
     let large = format!("{{\"x\":\"{}\"}}", "x".repeat(4096));
-    let cases: &[(&str, &[(&str, &str)], &str, u16, &str)] = &[
+    let cases: &[(&str, Headers<'_>, &str, u16, &str)] = &[
         (
             "/3/device/",
             &[("apns-topic", TOPIC)],
@@ -363,6 +368,15 @@ async fn scripts_delays_outages_and_goaway() {
             .await
             .is_err()
     );
+    apple.forget();
+    apple.hold();
+    let mut held = Box::pin(client.post(&path, &headers, "{}"));
+    tokio::select! {
+        _ = &mut held => panic!("answered while held"),
+        seen = apple.wait_for(1, PATIENCE) => assert_eq!(seen.len(), 1),
+    }
+    apple.release();
+    assert_eq!(held.await.unwrap().0, 200);
     apple.set_quiet(true);
     apple.forget();
     assert_eq!(client.post(&path, &headers, "{}").await.unwrap().0, 200);
@@ -523,7 +537,7 @@ async fn a_push_service_demands_what_the_standards_demand() {
     let later = vapid(&origin, seconds() + 2 * 86400, &key.public());
     let elsewhere = vapid("https://127.0.0.1", soon, &key.public());
     let forged = vapid(&origin, soon, &other_key);
-    let cases: &[(&[(&str, &str)], usize, u16)] = &[
+    let cases: &[(Headers<'_>, usize, u16)] = &[
         (&[("authorization", &good), aes], 100, 400),
         (&[("ttl", "60"), ("authorization", &good), aes], 4097, 413),
         (&[("ttl", "60"), ("authorization", &good)], 100, 400),
@@ -634,11 +648,22 @@ async fn a_proxy_tunnels_to_mapped_names_and_to_nowhere_else() {
     assert_eq!(connect("api.push.apple.com:443", "").await, "407");
     assert_eq!(connect("api.push.apple.com:443", credentials).await, "200");
     assert_eq!(connect("example.org:443", credentials).await, "502");
+    let tls = stand_ins.authority.client_config(&[b"h2"]).unwrap();
+    let mut tunnel = TcpStream::connect(proxy.address()).await.unwrap();
+    let head = format!("CONNECT api.push.apple.com:443 HTTP/1.1\r\n{credentials}\r\n");
+    tunnel.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(tunnel.read_u8().await.unwrap());
+    }
+    let name = ServerName::try_from("api.push.apple.com").unwrap();
+    let through = TlsConnector::from(tls).connect(name, tunnel).await;
+    assert!(through.is_ok());
     proxy.refuse(Some(503));
     assert_eq!(connect("api.push.apple.com:443", credentials).await, "503");
-    let tunnels = proxy.wait_for(4, PATIENCE).await;
+    let tunnels = proxy.wait_for(5, PATIENCE).await;
     let answered: Vec<_> = tunnels.iter().map(|tunnel| tunnel.answered).collect();
-    assert_eq!(answered, [407, 200, 502, 503]);
+    assert_eq!(answered, [407, 200, 502, 200, 503]);
     assert_eq!(tunnels[1].target, "api.push.apple.com:443");
     assert_eq!(
         tunnels[1].authorization.as_deref(),

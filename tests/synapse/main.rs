@@ -62,7 +62,7 @@ async fn what_an_outage_held_up_arrives_once_after_it() {
         .await;
     assert_eq!(refused.status, 502);
 
-    apple.start_again().await.expect("Apple's port is free");
+    apple.start_again().expect("Apple's port is free");
     stage
         .tap
         .wait_for("the same push, delivered", |exchange| {

@@ -101,8 +101,8 @@ fn warn_of_default_payload(entry: &Value<'_>, kind: Kind) {
              syncs but shows no new alert, Element X Android shows nothing"
         }
         Kind::WebPush => {
-            "every message has the same size, and no name or text is in it; clients that expect \
-             Sygnal's fields have to be adapted"
+            "messages are padded, and no name or text is in them; clients that expect Sygnal's \
+             fields have to be adapted"
         }
         // New here: nobody has a file for it from before.
         Kind::UnifiedPush => return,
@@ -280,9 +280,6 @@ fn fcm(section: &Section<'_>) -> Option<Fcm> {
             ])
         })
         .unwrap_or_default();
-    if let Some(value) = section.get("max_connections") {
-        value.warning("has no effect: all requests go over one connection (remove it)");
-    }
     let max_connections = max_connections(section);
     let send_badge_counts = flag(section, "send_badge_counts", true);
     Some(Fcm {
@@ -403,7 +400,7 @@ fn vapid_subject(value: &Value<'_>) -> Option<String> {
     let address = text.strip_prefix("mailto:").unwrap_or(text);
     if address.len() < text.len() {
         value.warning(
-            "`mailto:` is put before the address by itself; Sygnal would send it twice (remove it)",
+            "`mailto:` is added automatically, and Sygnal would send it twice (remove it)",
         );
     }
     let looks_like_an_address = address

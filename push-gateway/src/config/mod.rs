@@ -1,6 +1,6 @@
 //! The push gateway's configuration: what the rest of the gateway works with.
 //!
-//! A file (any `sygnal.yaml`, plus the keys of this project) is read by [`load`]: everything in it
+//! A file (any `sygnal.yaml`, plus the keys of this project) is read by [`load()`]: everything in it
 //! is checked, every key and certificate is opened, and all problems are reported at once. What is
 //! here afterwards is valid.
 
@@ -190,8 +190,8 @@ pub struct Fcm {
     pub fcm_options: serde_json::Map<String, serde_json::Value>,
     /// `token_kind` (default `auto`)
     pub token_kind: FcmTokenKind,
-    /// `max_connections` (default 20, at least 1): requests under way at once in Sygnal. Here it bounds
-    /// nothing, since HTTP/2 carries them over one connection; it is accepted and has no effect.
+    /// `max_connections` (default 20, at least 1): connections to FCM. Sygnal sends one request at a time
+    /// over each; here HTTP/2 carries as many as Google's stream limit lets it.
     pub max_connections: usize,
     /// `send_badge_counts` (default true)
     pub send_badge_counts: bool,

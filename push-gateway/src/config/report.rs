@@ -65,18 +65,18 @@ fn opaque(app: &App) -> String {
     let mut what = match &app.provider {
         Provider::Apns(_) => {
             "the device token, the app's topic, the time, and a random-looking identifier that \
-             changes with every push"
+             changes with every push; for devices with keys also data that only they can read"
         }
         Provider::Fcm(_) => {
             "the device's token, the app's project, the time, and a random-looking identifier that \
-             changes with every push"
+             changes with every push; for devices with keys also data that only they can read"
         }
         Provider::WebPush(_) => {
-            "the subscription, the time, and a message of constant size that only the browser can \
+            "the subscription, the time, and a padded message that only the browser can \
              read"
         }
         Provider::UnifiedPush(_) => {
-            "the subscription, the time, and a message of constant size that only the device can \
+            "the subscription, the time, and a padded message that only the device can \
              read; for devices without keys the room ID, the event ID and all else that the \
              homeserver sent"
         }

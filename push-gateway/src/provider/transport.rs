@@ -43,22 +43,7 @@ pub(crate) fn failure(error: &Error) -> Failure {
         ErrorKind::Closed | ErrorKind::Protocol => (Cause::Connect, Retry::Backoff),
         ErrorKind::Timeout => (Cause::Timeout, Retry::Backoff),
     };
-    Failure::new(cause, detail(error), retry)
-}
-
-/// The kind of error alone: the client's own text may name an address, and with some push services
-/// an address is an identifier.
-fn detail(error: &Error) -> &'static str {
-    match error.kind {
-        ErrorKind::Dns => "dns",
-        ErrorKind::Denied => "denied",
-        ErrorKind::Connect => "connect",
-        ErrorKind::Proxy => "proxy",
-        ErrorKind::Tls => "tls",
-        ErrorKind::Timeout => "timeout",
-        ErrorKind::Closed => "closed",
-        ErrorKind::Protocol => "protocol",
-    }
+    Failure::new(cause, error.detail.as_str(), retry)
 }
 
 #[cfg(test)]
@@ -69,26 +54,26 @@ mod tests {
         outcome(&Error {
             kind,
             unprocessed,
-            detail: "10.1.2.3 said no".to_owned(),
+            detail: "what happened".to_owned(),
         })
     }
 
-    fn failed(cause: Cause, detail: &str, retry: Retry) -> Outcome {
-        Failure::new(cause, detail, retry).into()
+    fn failed(cause: Cause, retry: Retry) -> Outcome {
+        Failure::new(cause, "what happened", retry).into()
     }
 
     #[test]
     fn no_connection_is_tried_again_after_backoff() {
-        for (kind, detail) in [
-            (ErrorKind::Dns, "dns"),
-            (ErrorKind::Connect, "connect"),
-            (ErrorKind::Proxy, "proxy"),
-            (ErrorKind::Tls, "tls"),
+        for kind in [
+            ErrorKind::Dns,
+            ErrorKind::Connect,
+            ErrorKind::Proxy,
+            ErrorKind::Tls,
         ] {
             for unprocessed in [true, false] {
                 assert_eq!(
                     of(kind, unprocessed),
-                    failed(Cause::Connect, detail, Retry::Backoff)
+                    failed(Cause::Connect, Retry::Backoff)
                 );
             }
         }
@@ -96,15 +81,9 @@ mod tests {
 
     #[test]
     fn a_lost_connection_is_replaced_at_once_only_if_nothing_was_processed() {
-        for (kind, detail) in [
-            (ErrorKind::Closed, "closed"),
-            (ErrorKind::Protocol, "protocol"),
-        ] {
-            assert_eq!(of(kind, true), failed(Cause::Connect, detail, Retry::Now));
-            assert_eq!(
-                of(kind, false),
-                failed(Cause::Connect, detail, Retry::Backoff)
-            );
+        for kind in [ErrorKind::Closed, ErrorKind::Protocol] {
+            assert_eq!(of(kind, true), failed(Cause::Connect, Retry::Now));
+            assert_eq!(of(kind, false), failed(Cause::Connect, Retry::Backoff));
         }
     }
 
@@ -112,7 +91,7 @@ mod tests {
     fn a_timeout_is_tried_again_after_backoff() {
         assert_eq!(
             of(ErrorKind::Timeout, false),
-            failed(Cause::Timeout, "timeout", Retry::Backoff)
+            failed(Cause::Timeout, Retry::Backoff)
         );
     }
 

@@ -32,18 +32,33 @@ const BASE64URL: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
+/// The same in the standard alphabet.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
+fn decode(text: &str) -> Option<Vec<u8>> {
+    BASE64URL.decode(text).or_else(|_| BASE64.decode(text)).ok()
+}
+
 /// The first byte of an uncompressed point (SEC 1 §2.3.3).
 const UNCOMPRESSED: u8 = 4;
 
 impl ReceiverKeys {
-    /// Reads both keys from base64url, with or without padding; `None` when either is malformed.
+    /// Reads both keys from base64, with or without padding; `None` when either is malformed.
+    ///
+    /// base64url is what browsers give; the standard alphabet is taken, too, since some clients encode
+    /// the raw keys with it.
     #[must_use]
     pub fn parse(p256dh: &str, auth: &str) -> Option<Self> {
-        let p256dh: [u8; 65] = BASE64URL.decode(p256dh).ok()?.try_into().ok()?;
+        let p256dh: [u8; 65] = decode(p256dh)?.try_into().ok()?;
         if p256dh.first() != Some(&UNCOMPRESSED) {
             return None;
         }
-        let auth = Zeroizing::new(BASE64URL.decode(auth).ok()?);
+        let auth = Zeroizing::new(decode(auth)?);
         let auth: [u8; 16] = auth.as_slice().try_into().ok()?;
         Some(Self {
             p256dh,

@@ -57,6 +57,8 @@ pub(super) struct Connector {
     tls: TlsConnector,
     proxy: Option<Matcher>,
     policy: Option<Arc<AddressPolicy>>,
+    /// Destinations are strangers' choices: they are not named in errors.
+    anonymous: bool,
     versions: Versions,
     connect_timeout: Duration,
 }
@@ -147,10 +149,15 @@ impl Connector {
         Ok(Self {
             tls: TlsConnector::from(Arc::new(tls)),
             proxy,
+            anonymous: config.policy.is_some(),
             policy: config.policy.filter(|policy| !policy.permits_all()),
             versions: config.versions,
             connect_timeout: config.connect_timeout,
         })
+    }
+
+    pub(super) const fn anonymous(&self) -> bool {
+        self.anonymous
     }
 
     /// Refuses a literal address that may not be reached, before anything is done.
@@ -169,8 +176,8 @@ impl Connector {
             Err(_) => Err(Error::new(
                 ErrorKind::Connect,
                 format!(
-                    "no connection {} within {:?}",
-                    self.named("to", target),
+                    "no connection to {} within {:?}",
+                    target.authority(),
                     self.connect_timeout
                 ),
             )
@@ -203,14 +210,14 @@ impl Connector {
             .map_err(|error| {
                 Error::new(
                     ErrorKind::Dns,
-                    format!("{} cannot be looked up: {error}", self.named("", target)),
+                    format!("{} cannot be looked up: {error}", target.authority()),
                 )
             })?;
         let found: Vec<_> = found.collect();
         if found.is_empty() {
             return Err(Error::new(
                 ErrorKind::Dns,
-                format!("{} has no address", self.named("", target)),
+                format!("{} has no address", target.authority()),
             ));
         }
         let permitted = found.into_iter().filter(|address| {
@@ -260,7 +267,7 @@ impl Connector {
         let why = last.map_or_else(|| "no address".to_owned(), |error| error.to_string());
         Err(Error::new(
             ErrorKind::Connect,
-            format!("no connection {}: {why}", self.named("to", target)),
+            format!("no connection to {}: {why}", target.authority()),
         ))
     }
 
@@ -352,19 +359,13 @@ impl Connector {
         let name = ServerName::try_from(target.host.clone()).map_err(|_| {
             Error::new(
                 ErrorKind::Tls,
-                format!("{} is not a name for a certificate", self.named("", target)),
+                format!("{} is not a name for a certificate", target.authority()),
             )
         })?;
         let stream = self.tls.connect(name, stream).await.map_err(|error| {
-            // rustls names the host and the certificate's names in its text.
-            let why = if self.policy.is_some() {
-                String::new()
-            } else {
-                format!(": {error}")
-            };
             Error::new(
                 ErrorKind::Tls,
-                format!("TLS {} failed{why}", self.named("with", target)),
+                format!("TLS with {} failed: {error}", target.authority()),
             )
         })?;
         let version = match (stream.get_ref().1.alpn_protocol(), self.versions) {
@@ -373,7 +374,7 @@ impl Connector {
             (_, Versions::Http2) => {
                 return Err(Error::new(
                     ErrorKind::Tls,
-                    format!("{} does not speak HTTP/2", self.named("", target)),
+                    format!("{} does not speak HTTP/2", target.authority()),
                 ));
             }
         };
@@ -381,20 +382,6 @@ impl Connector {
             io: Box::new(stream),
             version,
         })
-    }
-
-    /// The target's name for a message; a stranger's endpoint is not named.
-    fn named(&self, preposition: &str, target: &Target) -> String {
-        let name = if self.policy.is_some() {
-            "the endpoint's host".to_owned()
-        } else {
-            target.authority()
-        };
-        if preposition.is_empty() {
-            name
-        } else {
-            format!("{preposition} {name}")
-        }
     }
 }
 

@@ -110,7 +110,8 @@ pub struct Error {
     pub kind: ErrorKind,
     /// Whether the server certainly did not process the request, so that it can be sent again at once.
     pub unprocessed: bool,
-    /// What happened, for a log; names no path and, with a `policy`, no host.
+    /// What happened, for a log. Names no path; with a `policy`, whose endpoints are strangers' choices,
+    /// it is the kind alone: no host, and nothing that the server said.
     pub detail: String,
 }
 
@@ -160,8 +161,12 @@ impl HttpClient {
     /// When `uri` has no scheme of `http` or `https` or no host, or its host is a literal address
     /// that the policy denies.
     pub fn origin(&self, uri: &http::Uri) -> Result<Origin, Error> {
-        let target = Target::of(uri)?;
-        self.0.connector.check_literal(&target)?;
+        let anonymous = self.0.connector.anonymous();
+        let target = Target::of(uri).map_err(|error| error.said(anonymous))?;
+        self.0
+            .connector
+            .check_literal(&target)
+            .map_err(|error| error.said(anonymous))?;
         let mut origins = self
             .0
             .origins
@@ -207,10 +212,9 @@ impl Origin {
         request: http::Request<Bytes>,
         deadline: Instant,
     ) -> Result<Response, Error> {
-        match tokio::time::timeout_at(deadline.into(), self.0.send(request)).await {
-            Ok(result) => result,
-            Err(_) => Err(self.0.timed_out()),
-        }
+        let sent = tokio::time::timeout_at(deadline.into(), self.0.send(request)).await;
+        sent.unwrap_or_else(|_| Err(self.0.timed_out()))
+            .map_err(|error| error.said(self.0.anonymous()))
     }
 
     /// How many connections are open to this origin.
@@ -227,6 +231,26 @@ impl Error {
             unprocessed: false,
             detail: detail.into(),
         }
+    }
+
+    /// The same failure, told without what only a stranger could know.
+    fn said(mut self, anonymous: bool) -> Self {
+        if anonymous {
+            let said = match self.kind {
+                ErrorKind::Dns => "the endpoint's name cannot be looked up",
+                ErrorKind::Denied => {
+                    "the endpoint's address is not public, and `outbound.allow_private` does not name it"
+                }
+                ErrorKind::Connect => "no connection to the endpoint",
+                ErrorKind::Proxy => "the proxy makes no connection to the endpoint",
+                ErrorKind::Tls => "no TLS with the endpoint",
+                ErrorKind::Timeout => "the endpoint did not answer in time",
+                ErrorKind::Closed => "the endpoint closed the connection",
+                ErrorKind::Protocol => "the endpoint does not speak HTTP as it should",
+            };
+            said.clone_into(&mut self.detail);
+        }
+        self
     }
 
     /// The same failure of something that happened before the request was sent.

@@ -21,7 +21,7 @@ pub struct Diagnostics {
     absent: RefCell<BTreeSet<String>>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Problem {
     severity: Severity,
     line: usize,
@@ -60,16 +60,11 @@ impl Diagnostics {
         if !key.is_empty() {
             place = format!("{place}: {key}");
         }
-        let problem = Problem {
+        self.found.borrow_mut().push(Problem {
             severity,
             line,
             text: format!("{place}: {text}"),
-        };
-        let mut found = self.found.borrow_mut();
-        // A mapping behind an anchor is read once for each alias; its problems are told once.
-        if !found.contains(&problem) {
-            found.push(problem);
-        }
+        });
     }
 
     /// Whether there is an error among the problems.
@@ -90,6 +85,9 @@ impl Diagnostics {
             .filter(|problem| problem.severity == severity)
             .collect();
         problems.sort_by_key(|problem| problem.line);
+        // A section that is read twice has its problems told once.
+        let mut told = BTreeSet::new();
+        problems.retain(|problem| told.insert(&problem.text));
         problems
             .into_iter()
             .map(|problem| problem.text.clone())

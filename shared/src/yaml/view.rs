@@ -524,8 +524,10 @@ fn nearest<'c>(word: &str, candidates: impl Iterator<Item = &'c str>) -> Option<
     let word = folded(word);
     candidates
         .map(|candidate| {
-            let closeness = strsim::normalized_damerau_levenshtein(&word, &folded(candidate));
-            (closeness, candidate)
+            let known = folded(candidate);
+            let is_beginning = word.len() >= 3 && known.starts_with(&word);
+            let closeness = strsim::normalized_damerau_levenshtein(&word, &known);
+            (if is_beginning { 1.0 } else { closeness }, candidate)
         })
         .filter(|(closeness, _)| *closeness >= 0.6)
         .max_by(|(one, _), (other, _)| one.total_cmp(other))
@@ -665,11 +667,11 @@ mod tests {
     #[test]
     fn keys_that_nobody_asked_for_are_reported_without_their_values() {
         let diagnostics = Diagnostics::new("f");
-        let source = "http:\n  prot: 1\n  something: secret\nhttp2: x\n";
+        let source = "http:\n  prot: 1\n  something: secret\n  bind: x\nhttp2: x\n";
         let root = parse(source, &diagnostics).expect("valid YAML");
         let root = Value::root(&root, &diagnostics).section();
         let http = root.section("http");
-        assert!(http.get("port").is_none());
+        assert!(http.get("port").is_none() && !http.has("bind_addresses"));
         http.finish(Severity::Warning);
         root.finish(Severity::Error);
         assert_eq!(
@@ -677,11 +679,12 @@ mod tests {
             [
                 "f:2: http.prot: unknown key, ignored (did you mean `port`?)",
                 "f:3: http.something: unknown key, ignored",
+                "f:4: http.bind: unknown key, ignored (did you mean `bind_addresses`?)",
             ]
         );
         assert_eq!(
             diagnostics.of(Severity::Error),
-            ["f:4: http2: unknown key (did you mean `http`?)"]
+            ["f:5: http2: unknown key (did you mean `http`?)"]
         );
     }
 

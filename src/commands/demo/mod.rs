@@ -21,9 +21,8 @@ use paper::Paper;
 /// Starts stand-ins for them and a gateway on loopback, sends notifications as Synapse does, and
 /// prints who saw what. There is nothing to configure, and nothing is left behind. Exit code 0 only
 /// if every step was seen to work.
-///
-/// Example: nocturne demo
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  nocturne demo")]
 pub(crate) struct Arguments {}
 
 /// Runs the command.

@@ -634,16 +634,12 @@ fn warnings_of_apps() {
             "f.yaml:2: apps.a: `payload` is not set, so it is `opaque`: Apple sees no room, event or sender; Element X iOS and Element Classic iOS show a generic alert.",
         ),
         (
-            "  a: {type: gcm, payload: opaque, api_version: v1, project_id: p, service_account_file: DIR/service-account.json, max_connections: 20}\n",
-            "f.yaml:2: apps.a.max_connections: has no effect",
-        ),
-        (
             "  a: {type: gcm, api_version: v1, project_id: p, service_account_file: DIR/service-account.json}\n",
             "f.yaml:2: apps.a: `payload` is not set, so it is `opaque`: Google sees no room, event or sender; Element Classic Android works fully",
         ),
         (
             "  a: {type: webpush, payload: wake, vapid_contact_email: 'mailto:a@b.example', vapid_private_key: DIR/vapid.pem}\n",
-            "f.yaml:2: apps.a.vapid_contact_email: `mailto:` is put before the address by itself",
+            "f.yaml:2: apps.a.vapid_contact_email: `mailto:` is added automatically",
         ),
         (
             "  a: {type: webpush, payload: wake, vapid_contact_email: admin, vapid_private_key: DIR/vapid.pem}\n",

@@ -1,5 +1,7 @@
 //! Whatever is in the file, reading it ends with a list of problems and not with a panic.
 
+use std::fmt::Write as _;
+
 use proptest::prelude::*;
 
 use super::Fixture;
@@ -50,6 +52,20 @@ proptest! {
         // Its keys do not exist, so that there is always something to say.
         prop_assert!(loaded.config.is_some() || !loaded.errors.is_empty());
     }
+}
+
+/// Would take minutes if each problem were compared with all before it.
+#[test]
+fn a_file_full_of_problems_is_read_whole() {
+    let mut text = String::from("apps:\n");
+    for index in 0..5_000 {
+        writeln!(text, "  a{index}: {{type: unifiedpush, k{index}: 1}}").expect("text");
+    }
+    for index in 0..5_000 {
+        writeln!(text, "k{index}: 1").expect("text");
+    }
+    let loaded = Fixture::new().load(&text);
+    assert_eq!(loaded.warnings.len(), 10_000);
 }
 
 thread_local! {

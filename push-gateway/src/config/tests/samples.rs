@@ -284,11 +284,12 @@ fn the_report_says_what_each_provider_sees() {
         [
             "warning: f.yaml:3: apps.up.plyload: unknown key, ignored (did you mean `payload`?)",
             "app \"im.example.ios\" (apns, opaque): Apple sees the device token, the app's topic, \
-             the time, and a random-looking identifier that changes with every push",
+             the time, and a random-looking identifier that changes with every push; for devices with \
+             keys also data that only they can read",
             "app \"up\" (unifiedpush, wake): the user's push server sees the subscription and the \
              time; every push has the same content",
             "app \"up.*\" (unifiedpush, opaque): the user's push server sees the subscription, the \
-             time, and a message of constant size that only the device can read; for devices without \
+             time, and a padded message that only the device can read; for devices without \
              keys the room ID, the event ID and all else that the homeserver sent; which pushes are \
              of one room, within an epoch (`collapse: room`)",
         ]

@@ -46,11 +46,10 @@ pub struct Apns {
 }
 
 enum Auth {
-    Token(Box<ProviderToken>),
+    /// Apps with the same key share its tokens: Apple counts how often a key's token changes.
+    Token(Arc<ProviderToken>),
     /// The client certificate is the HTTP client's; here is when it expires.
-    Certificate {
-        not_after: i64,
-    },
+    Certificate { not_after: i64 },
 }
 
 impl Apns {
@@ -80,7 +79,7 @@ impl Apns {
                 topic,
             } => {
                 let token = ProviderToken::new(key, key_id, team_id)?;
-                (Auth::Token(Box::new(token)), topic)
+                (Auth::Token(Arc::new(token)), topic)
             }
             ApnsAuth::Certificate {
                 topic, not_after, ..
@@ -105,6 +104,19 @@ impl Apns {
             clock,
             random,
         })
+    }
+
+    /// Takes over the provider token of another app, or of this one before a reload, if both have the same
+    /// key; says whether they do.
+    pub fn share_token_of(&mut self, other: &Self) -> bool {
+        let (Auth::Token(own), Auth::Token(others)) = (&mut self.auth, &other.auth) else {
+            return false;
+        };
+        let same = own.is_of_same_key(others);
+        if same {
+            *own = Arc::clone(others);
+        }
+        same
     }
 
     /// Makes the request for one device.

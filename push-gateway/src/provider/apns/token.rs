@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use aws_lc_rs::digest;
 use http::HeaderValue;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
@@ -33,6 +34,8 @@ pub(super) struct ProviderToken {
     key: EncodingKey,
     header: Header,
     team_id: String,
+    /// Tells two keys apart without keeping them: a keyless hash of key, key ID and team ID.
+    fingerprint: [u8; 32],
     current: ArcSwapOption<Token>,
     /// Held while signing.
     signing: Mutex<()>,
@@ -69,17 +72,31 @@ impl ProviderToken {
         key_id: &str,
         team_id: &str,
     ) -> Result<Self, &'static str> {
-        let key = EncodingKey::from_ec_pem(key.expose().as_bytes())
+        let signing_key = EncodingKey::from_ec_pem(key.expose().as_bytes())
             .map_err(|_| "keyfile is not an EC key in PKCS#8 PEM")?;
         let mut header = Header::new(Algorithm::ES256);
         header.kid = Some(key_id.to_owned());
+        let mut hash = digest::Context::new(&digest::SHA256);
+        for part in [key.expose().as_str(), key_id, team_id] {
+            hash.update(&(part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(hash.finish().as_ref());
+        let key = signing_key;
         Ok(Self {
+            fingerprint,
             key,
             header,
             team_id: team_id.to_owned(),
             current: ArcSwapOption::empty(),
             signing: Mutex::new(()),
         })
+    }
+
+    /// Whether the other one signs the same tokens.
+    pub(super) fn is_of_same_key(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
     }
 
     /// The token to send now.

@@ -9,7 +9,10 @@ mod payload;
 mod token;
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -33,7 +36,7 @@ use super::{AppContext, Attempt, renewal::renew_if_asked, transport};
 use crate::{
     config,
     notification::{Device, Notification},
-    outcome::Outcome,
+    outcome::{Cause, Failure, Outcome, Rejected, Retry},
 };
 
 /// The provider of one app.
@@ -47,6 +50,8 @@ pub struct Fcm {
     payload_options: PayloadOptions,
     request_timeout: Duration,
     clock: Clock,
+    /// Whether Google has taken any push of this app: its project and credentials fit its tokens.
+    proven: AtomicBool,
 }
 
 /// A request made ready for one device.
@@ -95,6 +100,7 @@ impl Fcm {
             payload_options: PayloadOptions::from(config),
             request_timeout,
             clock,
+            proven: AtomicBool::new(false),
         })
     }
 
@@ -140,6 +146,18 @@ impl Fcm {
             &answer.body,
             self.clock.wall(),
         );
+        let outcome = match outcome {
+            Outcome::Delivered => {
+                self.proven.store(true, Ordering::Relaxed);
+                Outcome::Delivered
+            }
+            // Until one push was taken, the mismatch may as well be the service account's, and rejecting
+            // would delete every pusher of the app.
+            Outcome::Rejected(Rejected::WrongTopic) if !self.proven.load(Ordering::Relaxed) => {
+                Failure::new(Cause::Credentials, "403 SENDER_ID_MISMATCH", Retry::Never).into()
+            }
+            Outcome::Rejected(_) | Outcome::Failed(_) | Outcome::Suppressed(_) => outcome,
+        };
         Attempt {
             outcome: renew_if_asked(outcome, || self.tokens.renew(&token)),
             status: Some(answer.status.as_u16()),

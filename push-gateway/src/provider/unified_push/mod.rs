@@ -14,11 +14,12 @@ use self::payload::Payload;
 use super::{
     AppContext, Attempt,
     endpoint::{Endpoint, EndpointRequest, OriginKey},
+    payload::is_low,
     web_push::{self, payload::Urgency},
 };
 use crate::{
     config::{self, Glob},
-    notification::{Device, Notification, Priority},
+    notification::{Device, Notification},
     outcome::{Cause, Failure, Outcome, Rejected, Retry, Suppressed},
     sealed::aes128gcm::MAX_MESSAGE,
 };
@@ -87,9 +88,10 @@ impl UnifiedPush {
                 return Err(Failure::new(Cause::TooLarge, "payload", Retry::Never).into());
             }
             Payload::Clear(body) => {
-                let urgency = match notification.priority {
-                    Priority::High => Urgency::High,
-                    Priority::Low => Urgency::Normal,
+                let urgency = if is_low(context, notification) {
+                    Urgency::Normal
+                } else {
+                    Urgency::High
                 };
                 (web_push::push_headers(CLEAR_TTL, urgency), body)
             }
