@@ -53,3 +53,26 @@ pub(super) fn problems(checks: &[Check]) -> Vec<String> {
         .map(|check| format!("{} ({})", check.claim, check.counterexamples.join("; ")))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_with_a_counterexample_is_shown_as_failed_and_is_a_problem() {
+        let checks = [
+            Check::new("This holds.", []),
+            Check::new(
+                "This does not.",
+                ["there".to_owned(), "and there".to_owned()],
+            ),
+        ];
+        let text = text(&checks, &Paper::plain(40));
+        assert!(
+            text.contains("✓ This holds.\nFAILED This does not.\n    there\n"),
+            "{text}"
+        );
+        assert_eq!(problems(&checks), ["This does not. (there; and there)"]);
+        assert_eq!(problems(&checks[..1]), [""; 0]);
+    }
+}

@@ -222,7 +222,7 @@ fn hex_rows(body: &[u8]) -> Vec<Line> {
     };
     let mut rows: Vec<_> = body.chunks(BYTES).take(HEX_ROWS).map(row).collect();
     let hidden = body.len().saturating_sub(BYTES * HEX_ROWS);
-    let rest = format!("… and {hidden} more bytes, all encrypted and padded");
+    let rest = format!("… and {hidden} more bytes, encrypted and padded");
     rows.push(Line::default().with(&rest, Style::Sealed));
     rows
 }
@@ -375,12 +375,21 @@ fn wake(deliveries: &[Delivery], paper: &Paper) -> String {
 fn table(deliveries: &[Delivery], paper: &Paper) -> String {
     const LABEL: usize = 17;
     const CELL: usize = 10;
+    const SYGNAL_AND_NOCTURNE: [&str; 2] = ["Sygnal", "Nocturne"];
 
     let groups = [
-        (Party::Apple, "Apple", "Sygnal"),
-        (Party::Google, "Google", "Sygnal"),
-        (Party::BrowserService, "browser's service", "Sygnal"),
-        (Party::UnifiedPush, "UnifiedPush server", "no keys"),
+        (Party::Apple, "Apple", SYGNAL_AND_NOCTURNE),
+        (Party::Google, "Google", SYGNAL_AND_NOCTURNE),
+        (
+            Party::BrowserService,
+            "browser's service",
+            SYGNAL_AND_NOCTURNE,
+        ),
+        (
+            Party::UnifiedPush,
+            "UnifiedPush server",
+            ["no keys", "with keys"],
+        ),
     ];
     let per_row = match (paper.width() - LABEL) / (2 * CELL) {
         0 | 1 => 1,
@@ -393,12 +402,12 @@ fn table(deliveries: &[Delivery], paper: &Paper) -> String {
         let mut gateways = Line::default();
         names.pad(LABEL);
         gateways.pad(LABEL);
-        for (index, (_, name, without)) in groups.iter().enumerate() {
+        for (index, (_, name, [without, with])) in groups.iter().enumerate() {
             names.push(name, Style::Heading);
             names.pad(LABEL + 2 * CELL * (index + 1));
             gateways.push(without, Style::Faint);
             gateways.pad(LABEL + CELL * (2 * index + 1));
-            gateways.push("Nocturne", Style::Faint);
+            gateways.push(with, Style::Faint);
             gateways.pad(LABEL + CELL * (2 * index + 2));
         }
         let mut lines = vec![names, gateways];
