@@ -159,7 +159,7 @@ pub(super) fn checks(deliveries: &[Delivery]) -> Vec<Check> {
         ),
         Check::new(
             format!(
-                "The same search finds none of it in {} pushes of Nocturne's to all four, in clear, escaped, in base64 \
+                "The same search finds none of it in {} pushes of Nocturne's (UnifiedPush: with keys), in clear, escaped, in base64 \
                  or in hex.",
                 protected.len()
             ),
