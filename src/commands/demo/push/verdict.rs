@@ -171,7 +171,7 @@ pub(super) fn checks(deliveries: &[Delivery]) -> Vec<Check> {
             }),
         ),
         Check::new(
-            "Two pushes of one room have nothing in common that a push of another room does not have, too.",
+            "Of these, two of one room have nothing in common that one of another room does not have, too.",
             [Way::Opaque, Way::Wake]
                 .into_iter()
                 .flat_map(channels)
@@ -183,7 +183,7 @@ pub(super) fn checks(deliveries: &[Delivery]) -> Vec<Check> {
                 }),
         ),
         Check::new(
-            "All pushes to one device have the same size, whatever is in them.",
+            "Of these, all to one device have the same size, with a long message as with a short one.",
             [Way::Opaque, Way::Wake]
                 .into_iter()
                 .flat_map(channels)
@@ -324,8 +324,8 @@ mod tests {
     const ARRIVED: &str = "All 36 pushes arrived";
     const SEARCH_WORKS: &str = "The search works";
     const NOTHING_FOUND: &str = "The same search finds none";
-    const NOTHING_IN_COMMON: &str = "Two pushes of one room";
-    const ONE_SIZE: &str = "All pushes to one device have the same size";
+    const NOTHING_IN_COMMON: &str = "Of these, two of one room";
+    const ONE_SIZE: &str = "Of these, all to one device";
     const NEW_IDENTIFIER: &str = "The identifier of a push";
     const DECRYPTED: &str = "The browser and the UnifiedPush app decrypted";
     const WAKE: &str = "Mode wake";
