@@ -31,6 +31,6 @@ fn main() -> ExitCode {
         Command::Push(arguments) => commands::push::run(&arguments, &environment),
         Command::Check(arguments) => commands::check::run(&arguments, &environment),
         Command::Notify(arguments) => commands::notify::run(&arguments, &environment),
-        Command::Demo(arguments) => commands::demo::run(&arguments),
+        Command::Demo(arguments) => commands::demo::run(&arguments, &environment),
     }
 }
