@@ -120,6 +120,7 @@ impl Breaker {
     }
 
     /// Records what an attempt showed.
+    #[must_use = "the caller logs and counts the change"]
     pub fn record(mut permit: Permit<'_>, health: Health, now: Instant) -> Option<Change> {
         permit.recorded = true;
         let mut inner = permit.breaker.inner();

@@ -10,7 +10,7 @@ use std::{
 use crate::notification::{Device, TEST_EVENT_ID};
 
 /// How long a delivery is remembered, at least, while there is room.
-const MEMORY: Duration = Duration::from_secs(10 * 60);
+const MEMORY: Duration = Duration::from_mins(10);
 /// Deliveries in one of the two generations: 16 bytes each or less.
 const GENERATION: usize = 131_072;
 

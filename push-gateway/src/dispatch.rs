@@ -207,18 +207,12 @@ struct Job<'a> {
 
 impl Job<'_> {
     async fn run(self) -> Outcome {
-        match AssertUnwindSafe(self.push()).catch_unwind().await {
-            Ok(outcome) => settle(
-                self.app,
-                Some(self.gateway),
-                Some((self.device, self.notification)),
-                outcome,
-            ),
-            Err(_) => {
-                error!(app = %self.app.name, "a fault in the gateway: one push failed, the others go on");
-                settle(self.app, None, None, internal())
-            }
-        }
+        let Ok(outcome) = AssertUnwindSafe(self.push()).catch_unwind().await else {
+            error!(app = %self.app.name, "a fault in the gateway: one push failed, the others go on");
+            return settle(self.app, None, None, internal());
+        };
+        let of = Some((self.device, &**self.notification));
+        settle(self.app, Some(self.gateway), of, outcome)
     }
 
     async fn push(&self) -> Outcome {
@@ -532,8 +526,8 @@ mod tests {
         }
     }
 
-    fn failed(cause: Cause, retry: Retry) -> Option<Outcome> {
-        Some(Failure::new(cause, "", retry).into())
+    fn failed(cause: Cause, retry: Retry) -> Outcome {
+        Failure::new(cause, "", retry).into()
     }
 
     #[test]
@@ -554,7 +548,7 @@ mod tests {
         let devices = [device("a"), device("b"), device("c")];
         let outcomes = [
             Some(Outcome::Delivered),
-            failed(Cause::Timeout, Retry::Backoff),
+            Some(failed(Cause::Timeout, Retry::Backoff)),
             Some(Outcome::Rejected(Rejected::Unregistered)),
         ];
         assert_eq!(
@@ -577,10 +571,10 @@ mod tests {
     fn only_rate_limits_make_a_rate_limit() {
         let devices = [device("a"), device("b")];
         let limited = |seconds| {
-            failed(
+            Some(failed(
                 Cause::RateLimited,
                 Retry::After(Duration::from_secs(seconds)),
-            )
+            ))
         };
         assert_eq!(
             answer(&devices, &[limited(3), limited(5)]),
@@ -591,7 +585,7 @@ mod tests {
         assert_eq!(
             answer(
                 &devices,
-                &[limited(3), failed(Cause::Connect, Retry::Backoff)]
+                &[limited(3), Some(failed(Cause::Connect, Retry::Backoff))]
             ),
             Answer::ProviderFailed {
                 failed: 2,

@@ -222,7 +222,7 @@ impl Gateway {
     /// is over are erased within a minute, and while identifiers are written to the log, that is said
     /// there at once and every hour.
     pub async fn keep_house(&self) {
-        let mut minutes = tokio::time::interval(Duration::from_secs(60));
+        let mut minutes = tokio::time::interval(Duration::from_mins(1));
         for minute in 0_u64.. {
             minutes.tick().await;
             let state = self.state();
@@ -264,10 +264,7 @@ impl State {
         Ok(Self {
             apps,
             limits: config.limits.clone(),
-            pushkey_limit: limit(
-                config.limits.per_pushkey_per_minute,
-                Duration::from_secs(60),
-            ),
+            pushkey_limit: limit(config.limits.per_pushkey_per_minute, Duration::from_mins(1)),
             source_limit: limit(config.limits.per_source_per_second, Duration::from_secs(1)),
             unsafe_identifiers: config.log.unsafe_identifiers,
             config,

@@ -385,7 +385,7 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// All metrics in the OpenMetrics text format.
+    /// All metrics in Prometheus' text format.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut text = String::new();
@@ -459,6 +459,7 @@ impl Drop for InFlight {
 }
 
 /// The names that differ between the provider types.
+#[derive(Clone, Copy)]
 struct Names {
     queue_time: Option<&'static str>,
     pending: Option<&'static str>,

@@ -51,10 +51,13 @@ impl Invalid {
     pub const fn errcode(self) -> &'static str {
         match self {
             Self::NotJson => "M_NOT_JSON",
-            Self::NoNotification | Self::NoDeviceList | Self::NoDevices => "M_BAD_JSON",
-            Self::NotADevice | Self::NoAppId | Self::NoPushkey | Self::InvalidType(_) => {
-                "M_BAD_JSON"
-            }
+            Self::NoNotification
+            | Self::NoDeviceList
+            | Self::NoDevices
+            | Self::NotADevice
+            | Self::NoAppId
+            | Self::NoPushkey
+            | Self::InvalidType(_) => "M_BAD_JSON",
         }
     }
 }

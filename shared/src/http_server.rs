@@ -48,7 +48,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 4096,
-            head_timeout: Duration::from_secs(60),
+            head_timeout: Duration::from_mins(1),
             write_timeout: Duration::from_secs(30),
         }
     }
@@ -61,13 +61,14 @@ impl Default for Limits {
 /// A text that names the address and what is wrong with it.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
     TcpListener::bind(address).await.map_err(|error| {
-        let remedy = match error.kind() {
-            io::ErrorKind::AddrInUse => "; another program, or another Nocturne, listens there",
-            io::ErrorKind::PermissionDenied => {
-                "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
-            }
-            io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
-            _ => "",
+        let remedy = if error.kind() == io::ErrorKind::AddrInUse {
+            "; another program, or another Nocturne, listens there"
+        } else if error.kind() == io::ErrorKind::PermissionDenied {
+            "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
+        } else if error.kind() == io::ErrorKind::AddrNotAvailable {
+            "; no interface of this machine has that address"
+        } else {
+            ""
         };
         format!("cannot listen on {address}: {error}{remedy}")
     })

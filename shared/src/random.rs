@@ -35,6 +35,10 @@ impl Random {
     /// # Panics
     ///
     /// When the operating system has no randomness to give; nothing safe can be done then.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that asks the system for randomness"
+    )]
     pub fn fill(&self, bytes: &mut [u8]) {
         match &self.0 {
             Source::System => {

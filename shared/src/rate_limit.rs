@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn a_burst_of_the_quota_passes_and_the_next_waits_for_its_share() {
         let now = start();
-        let limit = RateLimit::new(4, Duration::from_secs(60), now);
+        let limit = RateLimit::new(4, Duration::from_mins(1), now);
         for _ in 0..4 {
             assert_eq!(limit.take("a", now), Ok(()));
         }

@@ -57,20 +57,22 @@ fn add(store: &mut RootCertStore, certificates: Vec<CertificateDer<'static>>) ->
     store.add_parsable_certificates(certificates).0
 }
 
+/// Where Linux distributions and the BSDs keep their certificate authorities in one file.
+const BUNDLES: [&str; 6] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/usr/local/share/certs/ca-root-nss.crt",
+];
+
 /// The system's own store. Where the platform library lets the variables *replace* it, it is looked up
 /// by its usual places, since here they add to it.
 fn system() -> Vec<CertificateDer<'static>> {
     if cfg!(any(target_vendor = "apple", windows)) {
         return rustls_native_certs::load_native_certs().certs;
     }
-    const BUNDLES: [&str; 6] = [
-        "/etc/ssl/certs/ca-certificates.crt",
-        "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-        "/etc/pki/tls/certs/ca-bundle.crt",
-        "/etc/ssl/ca-bundle.pem",
-        "/etc/ssl/cert.pem",
-        "/usr/local/share/certs/ca-root-nss.crt",
-    ];
     BUNDLES
         .iter()
         .map(Path::new)

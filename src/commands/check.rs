@@ -15,9 +15,8 @@ use super::{failed, push, say};
 /// Check configurations, keys and certificates without starting anything
 ///
 /// Reports every problem with its file and line. Exit code 1 if there is any; warnings alone are none.
-///
-/// Example: nocturne check sygnal.yaml
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  nocturne check sygnal.yaml")]
 pub(crate) struct Arguments {
     /// A folder with push-gateway.yaml in it; by default /etc/nocturne, else ./config.
     #[arg(long, value_name = "DIR", conflicts_with = "files")]

@@ -10,9 +10,8 @@ use super::failed;
 ///
 /// Starts stand-ins for them and a gateway on loopback, sends a notification as Synapse does, and
 /// prints who saw what. Exit code 0 only if every step was seen to work.
-///
-/// Example: nocturne demo
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  nocturne demo")]
 pub(crate) struct Arguments {}
 
 /// Runs the command.

@@ -24,14 +24,15 @@ const PATH: &str = "/_matrix/push/v1/notify";
 ///
 /// The notification is about an event that does not exist, in the form that Synapse sends for
 /// `event_id_only` pushers.
-///
-/// Example: nocturne notify --gateway http://127.0.0.1:5000 --app-id org.example.app.ios --pushkey 'bGFtcA=='
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  nocturne notify --gateway http://127.0.0.1:5000 --app-id org.example.app.ios --pushkey 'bGFtcA=='"
+)]
 pub(crate) struct Arguments {
     /// The gateway, with or without the path /_matrix/push/v1/notify.
     #[arg(long, value_name = "URL")]
     gateway: Uri,
-    /// The pusher's app_id.
+    /// The pusher's `app_id`.
     #[arg(long, value_name = "ID")]
     app_id: String,
     /// The pusher's pushkey: the device token, for Web Push the p256dh key, for UnifiedPush the endpoint.

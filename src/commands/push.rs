@@ -20,9 +20,8 @@ use super::{block_on, failed, say};
 ///
 /// Stops on SIGTERM after what is under way is finished; reads its configuration, keys and
 /// certificates again on SIGHUP.
-///
-/// Example: nocturne push --config sygnal.yaml
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  nocturne push --config sygnal.yaml")]
 pub(crate) struct Arguments {
     /// The configuration: a sygnal.yaml, or push-gateway.yaml.
     ///

@@ -29,6 +29,8 @@ use crate::{
 };
 
 const TOKEN_PATH: &str = "/token";
+/// What real account files name; accepted, too, for clients that come through a proxy.
+const GOOGLES_TOKEN_URI: &str = "https://oauth2.googleapis.com/token";
 const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 /// An assertion may ask for an hour at most, and an access token lives as long.
@@ -228,7 +230,8 @@ impl GoogleRules {
         if !jwt.is_signed_by_rsa(account.public()) {
             return refuse("invalid_grant", "Invalid JWT Signature.");
         }
-        if jwt.claim("aud") != Some(&self.token_uri) {
+        let audience = jwt.claim("aud");
+        if audience != Some(&self.token_uri) && audience != Some(GOOGLES_TOKEN_URI) {
             return refuse("invalid_grant", "Invalid JWT: Failed audience check.");
         }
         if !jwt

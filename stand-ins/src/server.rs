@@ -143,6 +143,7 @@ struct Shared {
     scripted: AtomicBool,
     delay_micros: AtomicU64,
     quiet: AtomicBool,
+    held: watch::Sender<bool>,
     max_streams: AtomicU32,
     opened: AtomicUsize,
     open: AtomicUsize,
@@ -190,6 +191,7 @@ impl Server {
             scripted: AtomicBool::new(false),
             delay_micros: AtomicU64::new(0),
             quiet: AtomicBool::new(false),
+            held: watch::Sender::new(false),
             max_streams: AtomicU32::new(STREAMS),
             opened: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
@@ -284,6 +286,16 @@ impl Server {
     pub fn set_delay(&self, delay: Duration) {
         let micros = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
         self.shared.delay_micros.store(micros, Ordering::Relaxed);
+    }
+
+    /// Holds every answer back until [`Self::release`].
+    pub fn hold(&self) {
+        self.shared.held.send_replace(true);
+    }
+
+    /// Sends the answers that were held back.
+    pub fn release(&self) {
+        self.shared.held.send_replace(false);
     }
 
     /// For benchmarks: counts pushes without keeping them, and checks no more than it must.
@@ -589,6 +601,10 @@ async fn answer(
     let delay = Duration::from_micros(shared.delay_micros.load(Ordering::Relaxed)) + reply.delay;
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
+    }
+    if *shared.held.borrow() {
+        // the sender lives as long as `shared`
+        let _ = shared.held.subscribe().wait_for(|held| !held).await;
     }
     match reply.then {
         Then::Normal => {}

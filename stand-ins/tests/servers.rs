@@ -30,6 +30,8 @@ use tokio_rustls::TlsConnector;
 const PATIENCE: Duration = Duration::from_secs(20);
 const TOKEN: &str = "b29aabb29aabb29aabb29aabb29aabb29aabb29aabb29aabb29aabb29aabb29a";
 
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 /// One HTTP/2 connection to a stand-in.
 struct Client {
     sender: SendRequest<Full<Bytes>>,
@@ -97,6 +99,9 @@ fn reason(body: &[u8]) -> String {
 fn path() -> String {
     format!("/3/device/{TOKEN}")
 }
+
+/// Header names and values.
+type Headers<'a> = &'a [(&'a str, &'a str)];
 
 #[tokio::test]
 async fn apple_takes_a_push_that_is_in_order_and_keeps_it() {
@@ -188,7 +193,7 @@ async fn apple_names_what_is_wrong_with_a_request() {
     let token = provider_token(apple.key(), seconds());
     let long = "x".repeat(65);
     let large = format!("{{\"x\":\"{}\"}}", "x".repeat(4096));
-    let cases: &[(&str, &[(&str, &str)], &str, u16, &str)] = &[
+    let cases: &[(&str, Headers<'_>, &str, u16, &str)] = &[
         (
             "/3/device/",
             &[("apns-topic", TOPIC)],
@@ -523,7 +528,7 @@ async fn a_push_service_demands_what_the_standards_demand() {
     let later = vapid(&origin, seconds() + 2 * 86400, &key.public());
     let elsewhere = vapid("https://127.0.0.1", soon, &key.public());
     let forged = vapid(&origin, soon, &other_key);
-    let cases: &[(&[(&str, &str)], usize, u16)] = &[
+    let cases: &[(Headers<'_>, usize, u16)] = &[
         (&[("authorization", &good), aes], 100, 400),
         (&[("ttl", "60"), ("authorization", &good), aes], 4097, 413),
         (&[("ttl", "60"), ("authorization", &good)], 100, 400),

@@ -236,7 +236,7 @@ impl Error {
     /// The same failure, told without what only a stranger could know.
     fn said(mut self, anonymous: bool) -> Self {
         if anonymous {
-            self.detail = match self.kind {
+            let said = match self.kind {
                 ErrorKind::Dns => "the endpoint's name cannot be looked up",
                 ErrorKind::Denied => {
                     "the endpoint's address is not public, and `outbound.allow_private` does not name it"
@@ -247,8 +247,8 @@ impl Error {
                 ErrorKind::Timeout => "the endpoint did not answer in time",
                 ErrorKind::Closed => "the endpoint closed the connection",
                 ErrorKind::Protocol => "the endpoint does not speak HTTP as it should",
-            }
-            .to_owned();
+            };
+            said.clone_into(&mut self.detail);
         }
         self
     }

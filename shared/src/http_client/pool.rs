@@ -33,7 +33,7 @@ use super::{
 
 /// Between two pings on an HTTP/2 connection: often enough that NAT boxes and proxies do not forget it,
 /// seldom enough that no provider minds (gRPC servers allow one in five minutes without traffic).
-const PING_INTERVAL: Duration = Duration::from_secs(300);
+const PING_INTERVAL: Duration = Duration::from_mins(5);
 /// How long a ping may stay unanswered.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// An idle HTTP/1.1 connection older than this is not used again: the server may be closing it.
