@@ -97,17 +97,16 @@ fn every_command_of_the_readme_exists() {
     let readme = read("README.md");
     let mut seen = BTreeSet::new();
     for line in code_blocks(&readme, "sh").iter().flat_map(|block| block.lines()) {
-        let words: Vec<_> = line.split_whitespace().collect();
-        for pair in words.windows(2) {
-            if pair[0] == "nocturne" || pair[0].ends_with("/nocturne") && !line.contains("install") {
-                seen.insert(pair[1].to_owned());
-            }
+        let line = line.strip_prefix("sudo -u nocturne ").unwrap_or(line);
+        let mut words = line.split_whitespace().skip_while(|word| word.contains('='));
+        if words.next() == Some("nocturne") {
+            seen.extend(words.next().map(str::to_owned));
         }
     }
     for command in ["push", "check", "notify"] {
         assert!(seen.contains(command), "the README has no `nocturne {command}`");
     }
-    for command in seen.iter().filter(|command| !command.starts_with('-')) {
+    for command in &seen {
         let output = Command::new(env!("CARGO_BIN_EXE_nocturne"))
             .args([command, "--help"])
             .output()
