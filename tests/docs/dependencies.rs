@@ -37,7 +37,11 @@ fn every_direct_dependency_has_its_reason_and_no_other_has_one() {
 fn every_manifest_takes_its_dependencies_from_the_workspace() {
     for path in MANIFESTS {
         let manifest = read(path);
-        for heading in ["[dependencies]", "[dev-dependencies]", "[build-dependencies]"] {
+        for heading in [
+            "[dependencies]",
+            "[dev-dependencies]",
+            "[build-dependencies]",
+        ] {
             for line in section(&manifest, heading) {
                 assert!(line.ends_with(".workspace = true"), "{path}: {line}");
             }

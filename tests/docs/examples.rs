@@ -26,7 +26,9 @@ const UNINTERESTING: [&str; 3] = ["content-length", "host", "accept"];
 async fn every_request_is_shown_as_it_is_sent() {
     let stand_ins = StandIns::start().await.expect("loopback has free ports");
     let folder = tempfile::tempdir().expect("there is room for temporary files");
-    let files = stand_ins.write_files(folder.path()).expect("the folder can be written to");
+    let files = stand_ins
+        .write_files(folder.path())
+        .expect("the folder can be written to");
     let mut apps = serde_json::Map::new();
     for mode in MODES {
         let app = |kind: &str, mut app: Value| {
@@ -62,51 +64,107 @@ async fn every_request_is_shown_as_it_is_sent() {
     let loaded = config::load(&file, &environment, clock.wall());
     assert_eq!(loaded.errors, [""; 0]);
     let (trigger, shutdown) = lifecycle::shutdown();
-    let world = World { environment, clock, random: Random::system(), shutdown };
-    let bound = push_gateway::bind(loaded.config.expect("no error"), world).await.expect("free ports");
+    let world = World {
+        environment,
+        clock,
+        random: Random::system(),
+        shutdown,
+    };
+    let bound = push_gateway::bind(loaded.config.expect("no error"), world)
+        .await
+        .expect("free ports");
     let gateway = Homeserver::new(bound.addresses().next().expect("one address"));
     let serving = tokio::spawn(bound.serve());
 
     let browser = stand_ins.push_service.subscribe().expect("a subscription");
-    let phone = stand_ins.push_service.subscribe_unified_push().expect("a subscription");
+    let phone = stand_ins
+        .push_service
+        .subscribe_unified_push()
+        .expect("a subscription");
     let default_payload = json!({"aps": {"mutable-content": 1, "alert": {"loc-key": "Notification", "loc-args": []}}});
     let secret = json!({"cs": "client-secret"});
     let mut missing = Vec::new();
     let shown = code_blocks(&read("docs/providers.md"), "http");
     for mode in MODES {
         let servers: [(&Server, _); 5] = [
-            (&stand_ins.apple, device_with(&format!("apns.{mode}"), APNS_TOKEN, json!({
-                "format": "event_id_only", "default_payload": default_payload,
-            }))),
-            (&stand_ins.google, device_with(&format!("gcm.{mode}"), FCM_TOKEN, json!({
-                "format": "event_id_only", "default_payload": secret,
-            }))),
-            (&stand_ins.push_service, device_with(&format!("webpush.{mode}"), &browser.p256dh, json!({
-                "format": "event_id_only", "endpoint": browser.endpoint, "auth": browser.auth,
-            }))),
-            (&stand_ins.push_service, device_with(&format!("unifiedpush.{mode}"), &phone.endpoint, json!({
-                "format": "event_id_only",
-            }))),
-            (&stand_ins.push_service, device_with(&format!("unifiedpush.{mode}"), &phone.endpoint, json!({
-                "format": "event_id_only", "p256dh": phone.p256dh, "auth": phone.auth,
-            }))),
+            (
+                &stand_ins.apple,
+                device_with(
+                    &format!("apns.{mode}"),
+                    APNS_TOKEN,
+                    json!({
+                        "format": "event_id_only", "default_payload": default_payload,
+                    }),
+                ),
+            ),
+            (
+                &stand_ins.google,
+                device_with(
+                    &format!("gcm.{mode}"),
+                    FCM_TOKEN,
+                    json!({
+                        "format": "event_id_only", "default_payload": secret,
+                    }),
+                ),
+            ),
+            (
+                &stand_ins.push_service,
+                device_with(
+                    &format!("webpush.{mode}"),
+                    &browser.p256dh,
+                    json!({
+                        "format": "event_id_only", "endpoint": browser.endpoint, "auth": browser.auth,
+                    }),
+                ),
+            ),
+            (
+                &stand_ins.push_service,
+                device_with(
+                    &format!("unifiedpush.{mode}"),
+                    &phone.endpoint,
+                    json!({
+                        "format": "event_id_only",
+                    }),
+                ),
+            ),
+            (
+                &stand_ins.push_service,
+                device_with(
+                    &format!("unifiedpush.{mode}"),
+                    &phone.endpoint,
+                    json!({
+                        "format": "event_id_only", "p256dh": phone.p256dh, "auth": phone.auth,
+                    }),
+                ),
+            ),
         ];
         for (server, device) in servers {
             server.forget();
-            let event_id = if device["data"]["p256dh"].is_null() { EVENT_ID } else { OTHER_EVENT_ID };
+            let event_id = if device["data"]["p256dh"].is_null() {
+                EVENT_ID
+            } else {
+                OTHER_EVENT_ID
+            };
             let notification = synapse_event_id_only(event_id, ROOM_ID, 3, &device);
             let answer = gateway.notify(&notification).await.expect("an answer");
             assert_eq!(answer.text(), r#"{"rejected": []}"#);
             let seen = server.seen().pop().expect("a push");
             let request = show(&seen);
             if !shown.contains(&request) {
-                missing.push(format!("{} as {mode}:\n\n```http\n{request}\n```\n", device["app_id"]));
+                missing.push(format!(
+                    "{} as {mode}:\n\n```http\n{request}\n```\n",
+                    device["app_id"]
+                ));
             }
         }
     }
     trigger.begin();
     serving.await.expect("no panic");
-    assert!(missing.is_empty(), "docs/providers.md does not show\n\n{}", missing.join("\n"));
+    assert!(
+        missing.is_empty(),
+        "docs/providers.md does not show\n\n{}",
+        missing.join("\n")
+    );
 }
 
 /// A request as text; what differs each time has a name instead.
@@ -132,7 +190,11 @@ fn show(seen: &Seen) -> String {
     lines.extend(headers);
     lines.push(String::new());
     lines.push(match &seen.decrypted {
-        Some(_) => format!("<{} bytes, from which the device reads>\n{}", seen.body.len(), masked(seen.decrypted_json())),
+        Some(_) => format!(
+            "<{} bytes, from which the device reads>\n{}",
+            seen.body.len(),
+            masked(seen.decrypted_json())
+        ),
         None => masked(seen.json()),
     });
     lines.join("\n")
@@ -150,10 +212,16 @@ fn path(seen: &Seen) -> String {
 fn masked(mut body: Value) -> String {
     for place in ["/n", "/message/data/n", "/message/token", "/ts"] {
         if let Some(value) = body.pointer_mut(place) {
-            *value = json!(format!("<{}>", place.rsplit('/').next().unwrap_or_default()));
+            *value = json!(format!(
+                "<{}>",
+                place.rsplit('/').next().unwrap_or_default()
+            ));
         }
     }
-    if let Some(event_id) = body.get_mut("event_id").filter(|event_id| **event_id == OTHER_EVENT_ID) {
+    if let Some(event_id) = body
+        .get_mut("event_id")
+        .filter(|event_id| **event_id == OTHER_EVENT_ID)
+    {
         *event_id = json!(EVENT_ID);
     }
     body.to_string()

@@ -43,7 +43,10 @@ fn every_relative_link_leads_to_a_file_and_a_heading() {
             assert!(root().join(&target).exists(), "{document}: {link}");
             if !anchor.is_empty() {
                 let headings = headings(&read(target));
-                assert!(headings.contains(anchor), "{document}: {link}: {headings:?}");
+                assert!(
+                    headings.contains(anchor),
+                    "{document}: {link}: {headings:?}"
+                );
             }
         }
     }
@@ -56,7 +59,10 @@ fn the_outcome_tables_are_those_of_the_code() {
         ("push-gateway/src/provider/apns/outcome.rs", "APNs"),
         ("push-gateway/src/provider/fcm/outcome.rs", "FCM"),
         ("push-gateway/src/provider/web_push/outcome.rs", "Web Push"),
-        ("push-gateway/src/provider/unified_push/outcome.rs", "UnifiedPush"),
+        (
+            "push-gateway/src/provider/unified_push/outcome.rs",
+            "UnifiedPush",
+        ),
         ("push-gateway/src/provider/transport.rs", "no answer"),
     ] {
         let source = read(source);
@@ -78,7 +84,10 @@ fn the_outcome_tables_are_those_of_the_code() {
 fn every_metric_is_described_and_no_other() {
     let is_name = |word: &&str| {
         let prefixed = word.starts_with("sygnal_") || word.starts_with("nocturne_push_");
-        prefixed && word.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase())
+        prefixed
+            && word
+                .bytes()
+                .all(|byte| byte == b'_' || byte.is_ascii_lowercase())
     };
     let source = read("push-gateway/src/metrics.rs");
     let registered: BTreeSet<_> = source.split('"').filter(is_name).collect();
@@ -96,15 +105,23 @@ fn every_metric_is_described_and_no_other() {
 fn every_command_of_the_readme_exists() {
     let readme = read("README.md");
     let mut seen = BTreeSet::new();
-    for line in code_blocks(&readme, "sh").iter().flat_map(|block| block.lines()) {
+    for line in code_blocks(&readme, "sh")
+        .iter()
+        .flat_map(|block| block.lines())
+    {
         let line = line.strip_prefix("sudo -u nocturne ").unwrap_or(line);
-        let mut words = line.split_whitespace().skip_while(|word| word.contains('='));
+        let mut words = line
+            .split_whitespace()
+            .skip_while(|word| word.contains('='));
         if words.next() == Some("nocturne") {
             seen.extend(words.next().map(str::to_owned));
         }
     }
     for command in ["push", "check", "notify"] {
-        assert!(seen.contains(command), "the README has no `nocturne {command}`");
+        assert!(
+            seen.contains(command),
+            "the README has no `nocturne {command}`"
+        );
     }
     for command in &seen {
         let output = Command::new(env!("CARGO_BIN_EXE_nocturne"))
@@ -120,8 +137,17 @@ fn what_each_client_shows_is_said_for_every_mode() {
     let readme = read("README.md");
     let header = "| client | `opaque` | `wake` | `sygnal` |";
     let (_, table) = readme.split_once(header).expect("the table of modes");
-    let rows: Vec<_> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
-    for client in ["Element X iOS", "Element X Android", "Element Classic Android", "FluffyChat"] {
+    let rows: Vec<_> = table
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .collect();
+    for client in [
+        "Element X iOS",
+        "Element X Android",
+        "Element Classic Android",
+        "FluffyChat",
+    ] {
         assert!(rows.iter().any(|row| row.contains(client)), "{client}");
     }
     for row in rows {
@@ -135,7 +161,8 @@ fn root() -> &'static Path {
 
 fn read(path: impl AsRef<Path>) -> String {
     let path = path.as_ref();
-    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    fs::read_to_string(root().join(path))
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// The fenced blocks of one language.
@@ -166,7 +193,9 @@ fn headings(text: &str) -> BTreeSet<String> {
                 .trim()
                 .to_lowercase()
                 .chars()
-                .filter(|character| character.is_alphanumeric() || matches!(character, ' ' | '-' | '_'))
+                .filter(|character| {
+                    character.is_alphanumeric() || matches!(character, ' ' | '-' | '_')
+                })
                 .map(|character| if character == ' ' { '-' } else { character })
                 .collect()
         })

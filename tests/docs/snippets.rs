@@ -23,7 +23,8 @@ fn every_configuration_loads_without_an_error_and_without_a_warning() {
             }
             let file = folder.path().join("push-gateway.yaml");
             let keys = format!("{}/", folder.path().display());
-            fs::write(&file, block.replace("/etc/nocturne/", &keys)).expect("the folder can be written to");
+            fs::write(&file, block.replace("/etc/nocturne/", &keys))
+                .expect("the folder can be written to");
             let loaded = config::load(&file, &Environment::default(), Clock::system().wall());
             let problems = [loaded.errors, loaded.warnings].concat();
             assert_eq!(problems, [""; 0], "block {} of {document}", index + 1);
@@ -39,7 +40,10 @@ fn write_keys(folder: &Path) {
     let vapid = VapidKey::generate().expect("a key");
     for (name, text) in [
         ("apns.p8", apns.pem()),
-        ("service-account.json", &account.json("https://oauth2.googleapis.com/token")),
+        (
+            "service-account.json",
+            &account.json("https://oauth2.googleapis.com/token"),
+        ),
         ("vapid.pem", vapid.pem()),
     ] {
         write_secret(&folder.join(name), text).expect("the folder can be written to");
