@@ -28,7 +28,7 @@ use crate::{
     unix_seconds,
 };
 
-/// "Regenerate the token no more than once every 20 minutes and no less than once every 60."
+/// A provider token is good for an hour, and may be renewed every 20 minutes at most.
 const TOKEN_LIFE: u64 = 60 * 60;
 const TOKEN_UPDATES: Duration = Duration::from_mins(20);
 /// How far a provider's clock may be ahead.
@@ -284,7 +284,7 @@ fn check_certificate_topic(request: &Arrived, certified: &str) -> Result<(), Ref
     }
 }
 
-/// "Apple documents that the token is hexadecimal and that its length is not to be relied on."
+/// A token is hexadecimal; Apple asks not to rely on its length.
 fn check_device_token(device: &str) -> Result<(), Refusal> {
     if device.is_empty() {
         return Err((400, "MissingDeviceToken"));

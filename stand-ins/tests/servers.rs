@@ -368,6 +368,15 @@ async fn scripts_delays_outages_and_goaway() {
             .await
             .is_err()
     );
+    apple.forget();
+    apple.hold();
+    let mut held = Box::pin(client.post(&path, &headers, "{}"));
+    tokio::select! {
+        _ = &mut held => panic!("answered while held"),
+        seen = apple.wait_for(1, PATIENCE) => assert_eq!(seen.len(), 1),
+    }
+    apple.release();
+    assert_eq!(held.await.unwrap().0, 200);
     apple.set_quiet(true);
     apple.forget();
     assert_eq!(client.post(&path, &headers, "{}").await.unwrap().0, 200);
@@ -639,11 +648,22 @@ async fn a_proxy_tunnels_to_mapped_names_and_to_nowhere_else() {
     assert_eq!(connect("api.push.apple.com:443", "").await, "407");
     assert_eq!(connect("api.push.apple.com:443", credentials).await, "200");
     assert_eq!(connect("example.org:443", credentials).await, "502");
+    let tls = stand_ins.authority.client_config(&[b"h2"]).unwrap();
+    let mut tunnel = TcpStream::connect(proxy.address()).await.unwrap();
+    let head = format!("CONNECT api.push.apple.com:443 HTTP/1.1\r\n{credentials}\r\n");
+    tunnel.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(tunnel.read_u8().await.unwrap());
+    }
+    let name = ServerName::try_from("api.push.apple.com").unwrap();
+    let through = TlsConnector::from(tls).connect(name, tunnel).await;
+    assert!(through.is_ok());
     proxy.refuse(Some(503));
     assert_eq!(connect("api.push.apple.com:443", credentials).await, "503");
-    let tunnels = proxy.wait_for(4, PATIENCE).await;
+    let tunnels = proxy.wait_for(5, PATIENCE).await;
     let answered: Vec<_> = tunnels.iter().map(|tunnel| tunnel.answered).collect();
-    assert_eq!(answered, [407, 200, 502, 503]);
+    assert_eq!(answered, [407, 200, 502, 200, 503]);
     assert_eq!(tunnels[1].target, "api.push.apple.com:443");
     assert_eq!(
         tunnels[1].authorization.as_deref(),

@@ -11,9 +11,12 @@ use stand_ins::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    time::timeout,
 };
 
-use crate::harness::{APNS, Gateway, Options, PUSHKEY, World, assert_rejected, errcode, fresh};
+use crate::harness::{
+    APNS, Gateway, Options, PATIENCE, PUSHKEY, World, assert_rejected, errcode, fresh,
+};
 
 /// Device tokens that Apple accepts, says are unregistered, and fails for. As pushkeys: base64.
 const ACCEPT: &str = "aaaa";
@@ -145,19 +148,14 @@ async fn s08_overlong_requests_are_rejected() {
     assert_eq!(answer.status, StatusCode::NOT_FOUND);
     assert_eq!(errcode(&answer), "M_UNRECOGNIZED");
 
+    let start = format!("POST {NOTIFY_PATH} HTTP/1.1\r\nHost: localhost\r\n");
     // announced by its length
-    let head = format!(
-        "POST {NOTIFY_PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n{{",
-        512 * 1024 + 1
-    );
-    assert_eq!(status_of(&gateway, head.as_bytes(), 0).await, "413");
-
+    let head = format!("{start}Content-Length: {}\r\n\r\n", 513 * 1024);
+    assert_eq!(status_of(&gateway, head, "x".repeat(1024)).await, "413");
     // not announced: in chunks
-    let head = format!(
-        "POST {NOTIFY_PATH} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
-    );
-    assert_eq!(status_of(&gateway, head.as_bytes(), 600).await, "413");
+    let head = format!("{start}Transfer-Encoding: chunked\r\n\r\n");
+    let chunk = format!("400\r\n{}\r\n", "x".repeat(1024));
+    assert_eq!(status_of(&gateway, head, chunk).await, "413");
 
     // just below the limit, padded with what JSON allows
     let mut body = fresh(dummy(&devices(&[ACCEPT]))).to_string();
@@ -166,24 +164,26 @@ async fn s08_overlong_requests_are_rejected() {
     assert_rejected(&answer, &[]);
 }
 
-/// The status of the answer to a head and `chunks` chunks of 1024 bytes.
-async fn status_of(gateway: &Gateway, head: &[u8], chunks: usize) -> String {
+/// The status of the answer to a head and 513 times the same bytes.
+async fn status_of(gateway: &Gateway, head: String, bytes: String) -> String {
     let stream = TcpStream::connect(gateway.address).await.unwrap();
     let (mut reading, mut writing) = stream.into_split();
-    writing.write_all(head).await.unwrap();
     let writer = tokio::spawn(async move {
-        let chunk = format!("400\r\n{}\r\n", "x".repeat(1024));
-        for _ in 0..chunks {
-            // the gateway may have closed by then
-            if writing.write_all(chunk.as_bytes()).await.is_err() {
+        writing.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..513 {
+            // the gateway may have answered and closed by then
+            if writing.write_all(bytes.as_bytes()).await.is_err() {
                 break;
             }
         }
         writing
     });
     let mut answer = [0; 12];
-    reading.read_exact(&mut answer).await.unwrap();
-    writer.abort();
+    timeout(PATIENCE, reading.read_exact(&mut answer))
+        .await
+        .expect("an answer")
+        .unwrap();
+    drop(writer);
     String::from_utf8_lossy(&answer[9..]).into_owned()
 }
 
@@ -322,7 +322,7 @@ async fn a_provider_that_never_answers_gives_502_within_the_budget() {
         .gateway_with(json!({ APNS: world.apns() }), options)
         .await;
     let body = dummy(&[device(APNS, PUSHKEY)]);
-    let answer = tokio::time::timeout(Duration::from_secs(25), gateway.notify(&body))
+    let answer = timeout(Duration::from_secs(25), gateway.notify(&body))
         .await
         .expect("an answer long before a homeserver gives up");
     assert_eq!(answer.status, StatusCode::BAD_GATEWAY);

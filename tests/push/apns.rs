@@ -472,7 +472,7 @@ async fn a_certificate_wins_over_a_key() {
 }
 
 #[tokio::test]
-async fn an_expired_certificate_is_named_by_check_or_refused_by_nobody_but_apple() {
+async fn check_names_an_expired_certificate() {
     let world = World::new().await;
     let identity = world
         .stand_ins

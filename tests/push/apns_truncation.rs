@@ -28,7 +28,9 @@ pub(crate) fn python_size(value: &Value) -> usize {
             let inner: usize = items.iter().map(python_size).sum();
             2 + inner + 2 * items.len().saturating_sub(1)
         }
-        other => other.to_string().len(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            value.to_string().len()
+        }
     }
 }
 

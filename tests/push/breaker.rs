@@ -1,1 +1,76 @@
-//! Later.
+//! A provider that is down is left alone for a while, and nobody else suffers.
+
+use http::StatusCode;
+use serde_json::json;
+use stand_ins::{
+    Reply,
+    homeserver::{device, dummy},
+};
+
+use crate::harness::{
+    APNS, FCM, Gateway, PUSHKEY, World, assert_rejected, errcode, eventually, fresh,
+};
+
+/// Whether one more push for Apple fails without Apple being asked.
+async fn fails_fast(world: &World, gateway: &Gateway) -> bool {
+    let before = world.stand_ins.apple.seen_count();
+    let answer = gateway
+        .notify(&fresh(dummy(&[device(APNS, PUSHKEY)])))
+        .await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+    errcode(&answer);
+    world.stand_ins.apple.seen_count() == before
+}
+
+#[tokio::test]
+async fn an_outage_opens_the_breaker_and_its_end_closes_it() {
+    let world = World::new().await;
+    let apple = &world.stand_ins.apple;
+    apple.script(|_, _| Some(Reply::apns(503, "ServiceUnavailable")));
+    let gateway = world
+        .gateway(json!({ APNS: world.apns(), FCM: world.fcm() }))
+        .await;
+    assert!(eventually(async || fails_fast(&world, &gateway).await).await);
+    let ready = gateway.get("/ready").await;
+    assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(gateway.get("/health").await.status, StatusCode::OK);
+
+    // Google is not Apple
+    let answer = gateway.notify(&fresh(dummy(&[device(FCM, PUSHKEY)]))).await;
+    assert_rejected(&answer, &[]);
+
+    apple.unscript();
+    let well = eventually(async || {
+        let body = fresh(dummy(&[device(APNS, PUSHKEY)]));
+        gateway.notify(&body).await.status == StatusCode::OK
+    });
+    assert!(well.await);
+    let ready = eventually(async || gateway.get("/ready").await.status == StatusCode::OK);
+    assert!(ready.await);
+}
+
+/// Refusals of single devices and throttling are no outage.
+#[tokio::test]
+async fn rejections_and_429_do_not_open_it() {
+    let world = World::new().await;
+    let apple = &world.stand_ins.apple;
+    let gateway = world.gateway(json!({ APNS: world.apns() })).await;
+    for reply in [
+        Reply::apns(410, "Unregistered"),
+        Reply::apns(429, "TooManyRequests"),
+    ] {
+        apple.script(move |_, _| Some(reply.clone()));
+        for _ in 0..50 {
+            gateway
+                .notify(&fresh(dummy(&[device(APNS, PUSHKEY)])))
+                .await;
+        }
+    }
+    assert_eq!(apple.seen_count(), 100);
+    assert_eq!(gateway.get("/ready").await.status, StatusCode::OK);
+    apple.unscript();
+    let answer = gateway
+        .notify(&fresh(dummy(&[device(APNS, PUSHKEY)])))
+        .await;
+    assert_rejected(&answer, &[]);
+}

@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 /// How long a test waits for what has to come. Never reached on a machine that is not stuck.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An app of type `apns`.
 pub(crate) const APNS: &str = "com.example.apns";
@@ -309,11 +309,6 @@ impl Gateway {
         self.log.lock().unwrap().clone()
     }
 
-    /// Waits until the log has a text.
-    pub(crate) async fn logs(&self, text: &str) -> bool {
-        eventually(async || self.log().contains(text)).await
-    }
-
     /// Sends a signal, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("sh")
@@ -451,7 +446,9 @@ fn yaml(value: &Value) -> String {
 
 fn write_yaml(value: &Value, depth: usize, text: &mut String) {
     let Value::Object(members) = value else {
-        text.push_str(&format!(" {value}\n"));
+        text.push(' ');
+        text.push_str(&value.to_string());
+        text.push('\n');
         return;
     };
     if members.is_empty() {
@@ -464,7 +461,8 @@ fn write_yaml(value: &Value, depth: usize, text: &mut String) {
     for (name, member) in members {
         let name = Value::from(name.as_str());
         text.push_str(&"  ".repeat(depth));
-        text.push_str(&format!("{name}:"));
+        text.push_str(&name.to_string());
+        text.push(':');
         write_yaml(member, depth + 1, text);
     }
 }
