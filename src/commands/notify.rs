@@ -150,7 +150,7 @@ fn explain(response: &Response, pushkey: &str) -> ExitCode {
     let (good, meaning) = match (response.status, rejected) {
         (StatusCode::OK, Some(rejected)) if rejected.iter().any(|key| key.as_str() == Some(pushkey)) => (
             false,
-            "The pushkey is REJECTED: a homeserver would remove this pusher.\n  Either no app of the gateway's \
+            "The pushkey was rejected: a homeserver would remove this pusher.\n  Either no app of the gateway's \
              configuration matches the app ID (or several globs do), or the provider says that the token is dead, \
              malformed or of another app. The gateway's log and its metrics nocturne_push_rejections and \
              nocturne_push_unmatched_devices say which."

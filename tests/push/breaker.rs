@@ -30,7 +30,20 @@ async fn an_outage_opens_the_breaker_and_its_end_closes_it() {
     let gateway = world
         .gateway(json!({ APNS: world.apns(), FCM: world.fcm() }))
         .await;
-    assert!(eventually(async || fails_fast(&world, &gateway).await).await);
+    // An outage is twenty failures within ten seconds: several homeservers at once.
+    let opened = eventually(async || {
+        let mut requests = tokio::task::JoinSet::new();
+        for _ in 0..25 {
+            let homeserver = gateway.homeserver();
+            let body = fresh(dummy(&[device(APNS, PUSHKEY)]));
+            requests.spawn(async move { homeserver.notify(&body).await.unwrap().status });
+        }
+        while let Some(status) = requests.join_next().await {
+            assert_eq!(status.unwrap(), StatusCode::BAD_GATEWAY);
+        }
+        fails_fast(&world, &gateway).await
+    });
+    assert!(opened.await);
     let ready = gateway.get("/ready").await;
     assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(gateway.get("/health").await.status, StatusCode::OK);

@@ -59,6 +59,8 @@ pub(super) struct Connector {
     policy: Option<Arc<AddressPolicy>>,
     /// Destinations are strangers' choices: they are not named in errors.
     anonymous: bool,
+    /// Whether the proxy's URL has a password: a user alone is no credentials, as in Sygnal.
+    proxy_password: bool,
     versions: Versions,
     connect_timeout: Duration,
 }
@@ -131,6 +133,9 @@ impl Connector {
             Versions::Http2 => vec![b"h2".to_vec()],
             Versions::Http2Or1 => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
         };
+        let proxy_password = config.proxy.as_ref().is_some_and(|url| {
+            url::Url::parse(url.expose()).is_ok_and(|url| url.password().is_some())
+        });
         let proxy = config
             .proxy
             .map(|url| {
@@ -150,6 +155,7 @@ impl Connector {
             tls: TlsConnector::from(Arc::new(tls)),
             proxy,
             anonymous: config.policy.is_some(),
+            proxy_password,
             policy: config.policy.filter(|policy| !policy.permits_all()),
             versions: config.versions,
             connect_timeout: config.connect_timeout,
@@ -313,7 +319,7 @@ impl Connector {
         let driver = tokio::spawn(connection.with_upgrades());
         let mut request = http::Request::connect(destination.as_str())
             .header(http::header::HOST, destination.as_str());
-        if let Some(credentials) = proxy.basic_auth() {
+        if let Some(credentials) = proxy.basic_auth().filter(|_| self.proxy_password) {
             request = request.header(http::header::PROXY_AUTHORIZATION, credentials);
         }
         let request = request

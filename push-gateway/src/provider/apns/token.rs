@@ -118,12 +118,14 @@ impl ProviderToken {
     /// Replaces a token that Apple called expired; says whether there is another one now.
     ///
     /// There is none within 20 minutes of the last: then the fault is not the token's age but a clock,
-    /// and a new token would not mend that.
+    /// and a new token would not mend that. Unless the clock was set right since: the token that was signed
+    /// by the wrong one was never accepted, so that another is no change in Apple's eyes.
     pub(super) fn renew(&self, refused: &Arc<Token>, now: Instant, unix_seconds: u64) -> bool {
         let guard = self.lock();
         match self.current.load_full() {
             Some(token) if Arc::ptr_eq(&token, refused) => {
-                token.may_be_replaced(now) && self.sign(&guard, now, unix_seconds).is_ok()
+                (token.may_be_replaced(now) || token.was_signed_by_another_clock(now, unix_seconds))
+                    && self.sign(&guard, now, unix_seconds).is_ok()
             }
             Some(_) | None => true,
         }
@@ -186,6 +188,12 @@ impl Token {
             None => true,
         };
         self.may_be_replaced(now) && (self.age(now) >= RENEW_AFTER || by_wall_clock)
+    }
+
+    /// Whether the wall clock was set since by more than the minute that it may drift.
+    fn was_signed_by_another_clock(&self, now: Instant, unix_seconds: u64) -> bool {
+        let expected = self.issued_at.saturating_add(self.age(now).as_secs());
+        expected.abs_diff(unix_seconds) > 60
     }
 
     fn may_be_replaced(&self, now: Instant) -> bool {
@@ -312,6 +320,18 @@ mod tests {
         fixture.clock.advance(45 * MINUTE);
         let _somebody_signs = fixture.token.lock();
         assert!(Arc::ptr_eq(&first, &fixture.get()));
+    }
+
+    #[test]
+    fn a_token_of_a_clock_that_was_wrong_is_renewed_at_once() {
+        let fixture = Fixture::new();
+        let first = fixture.get();
+        fixture.clock.advance(MINUTE);
+        fixture.clock.set_wall(unix(1_767_225_600 + 3 * 60 * 60));
+        assert!(fixture.renew(&first));
+        let second = fixture.get();
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert!(!fixture.renew(&second), "and then no more");
     }
 
     #[test]

@@ -48,7 +48,7 @@ mod tests {
             (401, failed(Cause::Refused, "401", Retry::Never)),
             (403, failed(Cause::Refused, "403", Retry::Never)),
             (413, failed(Cause::TooLarge, "413", Retry::Never)),
-            (429, failed(Cause::Throttled, "429", Retry::Backoff)),
+            (429, failed(Cause::Throttled, "429", Retry::Never)),
             (503, failed(Cause::ProviderError, "503", Retry::Backoff)),
             (507, failed(Cause::Refused, "507", Retry::Never)),
         ] {

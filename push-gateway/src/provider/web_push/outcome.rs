@@ -20,7 +20,7 @@ use crate::{
 /// | 404, 410 | rejected: `unregistered` | |
 /// | 408 | failed: `refused` | after back-off |
 /// | 413 | failed: `too_large` | never |
-/// | 429 | failed: `throttled` | after `Retry-After`, else after back-off |
+/// | 429 | failed: `throttled` | after `Retry-After`; without one, never |
 /// | 5xx | failed: `provider_error` | after `Retry-After`, else after back-off |
 /// | 3xx, other | failed: `refused` | never |
 ///
@@ -38,14 +38,14 @@ pub(in crate::provider) fn outcome(
     now: SystemTime,
 ) -> Outcome {
     let failure = |cause, retry| Failure::new(cause, detail(status, None), retry).into();
-    let asked = || retry_after(headers, now).map_or(Retry::Backoff, Retry::After);
+    let asked_or = |otherwise| retry_after(headers, now).map_or(otherwise, Retry::After);
     match status.as_u16() {
         200..=299 => Outcome::Delivered,
         404 | 410 => Outcome::Rejected(Rejected::Unregistered),
         408 => failure(Cause::Refused, Retry::Backoff),
         413 => failure(Cause::TooLarge, Retry::Never),
-        429 => failure(Cause::Throttled, asked()),
-        500..=599 => failure(Cause::ProviderError, asked()),
+        429 => failure(Cause::Throttled, asked_or(Retry::Never)),
+        500..=599 => failure(Cause::ProviderError, asked_or(Retry::Backoff)),
         _ => failure(Cause::Refused, Retry::Never),
     }
 }
@@ -88,7 +88,7 @@ mod tests {
         );
         assert_eq!(
             answer(429, None),
-            failed(Cause::Throttled, 429, Retry::Backoff)
+            failed(Cause::Throttled, 429, Retry::Never)
         );
         for status in [500, 502, 503, 504, 507] {
             let expected = failed(Cause::ProviderError, status, Retry::Backoff);
