@@ -79,6 +79,9 @@ pub(crate) async fn dispatch(
                 .push(index),
             Err(reason) => {
                 gateway.metrics.unmatched(reason);
+                if state.unsafe_identifiers {
+                    debug!(app_id = %device.app_id, "an app_id that matches no app, or several");
+                }
                 info!(
                     reason = reason.label(),
                     "a pushkey is rejected: its app_id matches no app of the configuration, or several"
@@ -399,7 +402,7 @@ async fn send(gateway: &Gateway, app: &App, push: &Push, deadline: Instant) -> O
                 if status.is_some() {
                     app.set_credentials(Credentials::Accepted);
                 }
-                report(app, Breaker::record(permit, Health::Up, now), breaker, now);
+                report(app, Breaker::record(permit, Health::Up, now));
                 return outcome;
             }
             Outcome::Failed(failure) => failure,
@@ -414,7 +417,7 @@ async fn send(gateway: &Gateway, app: &App, push: &Push, deadline: Instant) -> O
             } else {
                 Health::Up
             };
-            report(app, Breaker::record(permit, health, now), breaker, now);
+            report(app, Breaker::record(permit, health, now));
         }
         let wait = match failure.retry {
             Retry::Never => return failure.into(),
@@ -448,8 +451,8 @@ fn backoff(attempts: u32, fraction: f64) -> Duration {
     whole.mul_f64(0.5 + fraction / 2.0)
 }
 
-/// Logs and counts a change of a breaker.
-fn report(app: &App, change: Option<Change>, breaker: &Breaker, now: Instant) {
+/// Logs a change of a breaker.
+fn report(app: &App, change: Option<Change>) {
     match change {
         None => {}
         Some(Change::Opened { pause }) => {
@@ -459,14 +462,7 @@ fn report(app: &App, change: Option<Change>, breaker: &Breaker, now: Instant) {
                 "the provider is down: pushes fail at once, the homeserver is told to try again, and one push probes after the pause"
             );
         }
-        Some(Change::Closed) => warn!(app = %app.name, "the provider is back"),
-    }
-    if change.is_some() {
-        app.metrics.breaker.set(match breaker.state(now) {
-            crate::breaker::BreakerState::Closed => 0,
-            crate::breaker::BreakerState::HalfOpen => 1,
-            crate::breaker::BreakerState::Open => 2,
-        });
+        Some(Change::Closed) => info!(app = %app.name, "the provider is back"),
     }
 }
 

@@ -250,9 +250,8 @@ impl Gateway {
                 crate::breaker::BreakerState::HalfOpen => 1,
                 crate::breaker::BreakerState::Open => 2,
             });
-            if let Some(expires_at) = app.provider.credentials_expire_at() {
-                self.metrics
-                    .set_credentials_expiry(&app.name, app.kind(), expires_at);
+            if let Some(expiry) = app.provider.credentials_expire_at() {
+                self.metrics.set_credentials_expiry(&app.name, expiry);
             }
         }
     }

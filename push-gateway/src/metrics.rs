@@ -13,7 +13,7 @@ use prometheus_client::{
 
 use crate::{
     outcome::{Cause, Rejected, Suppressed},
-    provider::IgnoredKeys,
+    provider::{Expiry, IgnoredKeys},
     sealed::{keys::Ignored, pushkey::CannotOpen},
 };
 
@@ -363,10 +363,11 @@ impl Metrics {
         }
     }
 
-    /// Sets when an app's credentials expire, in seconds since 1970.
-    pub fn set_credentials_expiry(&self, name: &str, kind: Kind, expires_at: i64) {
+    /// Sets when an app's credentials expire.
+    pub fn set_credentials_expiry(&self, name: &str, expiry: Expiry) {
         let name: AppName = name.into();
-        if kind == Kind::Apns {
+        let (Expiry::Certificate(expires_at) | Expiry::Token(expires_at)) = expiry;
+        if matches!(expiry, Expiry::Certificate(_)) {
             self.certificate_expiry
                 .get_or_create(&ByPushkin {
                     pushkin: Arc::clone(&name),

@@ -342,9 +342,9 @@ impl<'v, 'a> File<'v, 'a> {
     fn check_permissions(&self) {
         use std::os::unix::fs::PermissionsExt;
 
-        const READABLE_BY_GROUP_OR_OTHERS: u32 = 0o044;
+        const READABLE_BY_OTHERS: u32 = 0o004;
         let mode = std::fs::metadata(self.name).map_or(0, |metadata| metadata.permissions().mode());
-        if mode & READABLE_BY_GROUP_OR_OTHERS != 0 {
+        if mode & READABLE_BY_OTHERS != 0 {
             self.warning(format_args!(
                 "holds a key and can be read by other users, mode {:04o} (chmod 600 {})",
                 mode & 0o7777,
