@@ -5,7 +5,6 @@
 //! not reached by that retry.
 
 use std::{
-    collections::HashMap,
     panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
@@ -69,14 +68,13 @@ pub(crate) async fn dispatch(
     } = request;
     let notification = Arc::new(notification);
     let mut outcomes: Vec<Option<Outcome>> = vec![None; devices.len()];
-    let mut by_app: HashMap<&str, (&Arc<App>, Vec<usize>)> = HashMap::new();
+    let mut by_app: Vec<(&Arc<App>, Vec<usize>)> = Vec::new();
     for (index, device) in devices.iter().enumerate() {
         match state.apps.find(&device.app_id) {
-            Ok(app) => by_app
-                .entry(&*app.name)
-                .or_insert_with(|| (app, Vec::new()))
-                .1
-                .push(index),
+            Ok(app) => match by_app.iter_mut().find(|(known, _)| Arc::ptr_eq(known, app)) {
+                Some((_, indices)) => indices.push(index),
+                None => by_app.push((app, vec![index])),
+            },
             Err(reason) => {
                 gateway.metrics.unmatched(reason);
                 if state.unsafe_identifiers {
@@ -92,7 +90,7 @@ pub(crate) async fn dispatch(
             }
         }
     }
-    let groups = by_app.into_values().map(|(app, indices)| {
+    let groups = by_app.into_iter().map(|(app, indices)| {
         let (notification, devices) = (&notification, &devices);
         async move {
             let job = |index| {
@@ -181,14 +179,19 @@ async fn push_group<'a>(
             })
             .collect();
     }
+    let run = |index| async move {
+        let outcome = match job(index) {
+            Some(job) => job.run().await,
+            None => internal(),
+        };
+        (index, outcome)
+    };
+    // Nearly every notification is for one device, which needs none of the machinery for many.
+    if let [index] = indices[..] {
+        return vec![run(index).await];
+    }
     stream::iter(indices)
-        .map(|index| async move {
-            let outcome = match job(index) {
-                Some(job) => job.run().await,
-                None => internal(),
-            };
-            (index, outcome)
-        })
+        .map(run)
         .buffer_unordered(permits.len())
         .collect()
         .await
