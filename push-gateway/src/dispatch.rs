@@ -180,6 +180,10 @@ async fn push_group<'a>(
     }
     stream::iter(indices)
         .map(|index| async move {
+            if count > 1 {
+                // Making the payloads of a crowd is work without a pause: others come in between.
+                tokio::task::yield_now().await;
+            }
             let outcome = match job(index) {
                 Some(job) => job.run().await,
                 None => internal(),
@@ -193,6 +197,10 @@ async fn push_group<'a>(
 
 fn internal() -> Outcome {
     Failure::new(Cause::Internal, "internal", Retry::Never).into()
+}
+
+fn over_budget() -> Outcome {
+    Failure::new(Cause::Budget, "request_budget", Retry::Never).into()
 }
 
 /// One device of one request.
@@ -224,6 +232,10 @@ impl Job<'_> {
     async fn push(&self) -> Outcome {
         let pending = InFlight::new(&self.app.metrics.provider.pending);
         let began = self.gateway.clock.now();
+        // What comes now may be long work on a long notification, once for each of thousands of devices.
+        if began >= self.deadline {
+            return over_budget();
+        }
         if let Some(limit) = &self.state.pushkey_limit
             && let Err(wait) = limit.take((&*self.app.name, self.device.pushkey.expose()), began)
         {
@@ -342,7 +354,7 @@ async fn send(gateway: &Gateway, app: &App, push: &Push, deadline: Instant) -> O
     loop {
         let began = gateway.clock.now();
         if began >= deadline {
-            return Failure::new(Cause::Budget, "request_budget", Retry::Never).into();
+            return over_budget();
         }
         let breaker = app.breaker(push, began);
         let Some(permit) = breaker.admit(began) else {
