@@ -299,6 +299,24 @@ impl Job<'_> {
         }
     }
 
+    /// As much of device and notification as a log may name: the rest can be large, and is in the push.
+    fn names(&self) -> (Device, Notification) {
+        let device = Device {
+            app_id: String::new(),
+            pushkey: self.device.pushkey.clone(),
+            pushkey_ts: None,
+            data: None,
+        };
+        let mut notification = Notification::default();
+        if self.state.unsafe_identifiers {
+            notification
+                .event_id
+                .clone_from(&self.notification.event_id);
+            notification.room_id.clone_from(&self.notification.room_id);
+        }
+        (device, notification)
+    }
+
     /// Sends after a delay; the homeserver is answered before.
     fn send_later(&self, push: Push, delivery: Option<Delivery>, delay: Duration) -> Outcome {
         let Ok(slot) = Arc::clone(&self.gateway.delayed).try_acquire_owned() else {
@@ -310,8 +328,7 @@ impl Job<'_> {
             Arc::clone(self.state),
             Arc::clone(self.app),
         );
-        let device = self.device.clone();
-        let notification = Arc::clone(self.notification);
+        let (device, notification) = self.names();
         let alive = gateway.alive();
         tokio::spawn(async move {
             let (_slot, _alive) = (slot, alive);

@@ -8,6 +8,7 @@ use std::time::Duration;
 mod bodies;
 mod draw;
 mod gateway;
+mod memory;
 mod wire;
 
 /// How long a test waits for what has to come. Never reached on a machine that is not stuck.
