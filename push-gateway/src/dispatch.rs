@@ -17,7 +17,7 @@ use tracing::{debug, error, info, warn};
 use crate::{
     app::{App, Credentials},
     breaker::{Breaker, Change, Health},
-    dedupe::Delivery,
+    dedupe::Making,
     gateway::{Gateway, State},
     metrics::InFlight,
     notification::{Device, Notification},
@@ -252,13 +252,18 @@ impl Job<'_> {
         {
             return Outcome::Rejected(reason);
         }
-        let delivery = self
-            .gateway
-            .deliveries
-            .of(self.notification.event_id(), self.device);
-        if delivery.is_some_and(|delivery| self.gateway.deliveries.contains(delivery, began)) {
-            return Outcome::Suppressed(Suppressed::Duplicate);
-        }
+        let deliveries = &self.gateway.deliveries;
+        let making = match deliveries.of(self.notification.event_id(), self.device) {
+            None => None,
+            Some(delivery) => {
+                let turn = deliveries.begin(delivery, &self.gateway.clock);
+                match tokio::time::timeout_at(self.deadline.into(), turn).await {
+                    Ok(Some(making)) => Some(making),
+                    Ok(None) => return Outcome::Suppressed(Suppressed::Duplicate),
+                    Err(_) => return over_budget(),
+                }
+            }
+        };
         let push =
             match self
                 .app
@@ -278,24 +283,18 @@ impl Job<'_> {
         );
         let jitter = self.app.context.opaque.jitter;
         if !jitter.is_zero() && self.app.context.mode != crate::config::PayloadMode::Sygnal {
-            return self.send_later(
-                push,
-                delivery,
-                jitter.mul_f64(self.gateway.random.fraction()),
-            );
+            return self.send_later(push, making, jitter.mul_f64(self.gateway.random.fraction()));
         }
         let outcome = send(self.gateway, self.app, &push, self.deadline).await;
         if outcome == Outcome::Delivered {
-            self.remember(delivery);
+            self.remember(making);
         }
         outcome
     }
 
-    fn remember(&self, delivery: Option<Delivery>) {
-        if let Some(delivery) = delivery {
-            self.gateway
-                .deliveries
-                .insert(delivery, self.gateway.clock.now());
+    fn remember(&self, making: Option<Making<'_>>) {
+        if let Some(making) = making {
+            making.made(self.gateway.clock.now());
         }
     }
 
@@ -318,11 +317,11 @@ impl Job<'_> {
     }
 
     /// Sends after a delay; the homeserver is answered before.
-    fn send_later(&self, push: Push, delivery: Option<Delivery>, delay: Duration) -> Outcome {
+    fn send_later(&self, push: Push, making: Option<Making<'_>>, delay: Duration) -> Outcome {
         let Ok(slot) = Arc::clone(&self.gateway.delayed).try_acquire_owned() else {
             return Failure::new(Cause::InFlightLimit, "delayed pushes", Retry::Never).into();
         };
-        self.remember(delivery);
+        self.remember(making);
         let (gateway, state, app) = (
             Arc::clone(self.gateway),
             Arc::clone(self.state),

@@ -100,13 +100,27 @@ async fn whatever_is_told_never_fails_at_providers_that_are_well() {
     }
     assert!(taken > 60, "{taken} of 180 bodies were taken");
     let servers = &world.stand_ins;
-    for seen in [servers.apple.seen(), servers.google.seen(), servers.push_service.seen()] {
+    for seen in [
+        servers.apple.seen(),
+        servers.google.seen(),
+        servers.push_service.seen(),
+    ] {
         assert!(!seen.is_empty());
         for push in seen {
-            assert_eq!(push.complaint, None, "{:?}", String::from_utf8_lossy(&push.body));
+            assert_eq!(
+                push.complaint,
+                None,
+                "{:?}",
+                String::from_utf8_lossy(&push.body)
+            );
         }
     }
-    gateway.assert_sound(draw.secrets.iter().map(String::as_str).chain(known.secrets()));
+    gateway.assert_sound(
+        draw.secrets
+            .iter()
+            .map(String::as_str)
+            .chain(known.secrets()),
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,7 +129,9 @@ async fn a_crowd_of_devices_and_a_crowd_of_members_are_answered_within_the_budge
     let mut gateway = world
         .gateway(&json!({"limits": {"request_budget": "1s"}}))
         .await;
-    let members: Vec<_> = (0..24_000).map(|number| format!(r#""{number}":"""#)).collect();
+    let members: Vec<_> = (0..24_000)
+        .map(|number| format!(r#""{number}":"""#))
+        .collect();
     let content = format!(r#""event_id":"$x","content":{{{}}}"#, members.join(","));
     let long = format!(r#""event_id":"${}""#, "x".repeat(250_000));
     for (app_id, told) in [

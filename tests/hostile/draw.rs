@@ -74,7 +74,11 @@ impl Draw {
     /// Letters and digits that occur nowhere else.
     pub(crate) fn secret(&mut self) -> String {
         let secret: String = (0..20)
-            .map(|_| char::from(b"ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"[self.below(57)]))
+            .map(|_| {
+                char::from(
+                    b"ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"[self.below(57)],
+                )
+            })
             .collect();
         self.secrets.push(secret.clone());
         secret
@@ -149,11 +153,28 @@ impl Draw {
             }
         }
         for (name, usual) in [
-            ("type", [r#""m.room.message""#, r#""m.room.encrypted""#, r#""m.call.invite""#, r#""m.room.member""#].as_slice()),
+            (
+                "type",
+                [
+                    r#""m.room.message""#,
+                    r#""m.room.encrypted""#,
+                    r#""m.call.invite""#,
+                    r#""m.room.member""#,
+                ]
+                .as_slice(),
+            ),
             ("prio", &[r#""high""#, r#""low""#]),
             ("membership", &[r#""invite""#, r#""join""#]),
             ("user_is_target", &["true", "false"]),
-            ("counts", &[r#"{"unread":1}"#, r#"{"unread":9223372036854775807,"missed_calls":9223372036854775807}"#, r#"{"unread":-99999999999999999999999}"#, "{}"]),
+            (
+                "counts",
+                &[
+                    r#"{"unread":1}"#,
+                    r#"{"unread":9223372036854775807,"missed_calls":9223372036854775807}"#,
+                    r#"{"unread":-99999999999999999999999}"#,
+                    "{}",
+                ],
+            ),
         ] {
             match self.below(10) {
                 0 | 1 => {}
@@ -230,11 +251,23 @@ impl Draw {
             2 => self.number().to_string(),
             3 => self
                 .one_of(&[
-                    "0", "-0", "-1", "1.5", "1e5", "-1E-400", "1e999", "1e-999", "0.1e1",
-                    "18446744073709551616", "-9223372036854775809", "1234567890123456789012345678901234567890",
+                    "0",
+                    "-0",
+                    "-1",
+                    "1.5",
+                    "1e5",
+                    "-1E-400",
+                    "1e999",
+                    "1e-999",
+                    "0.1e1",
+                    "18446744073709551616",
+                    "-9223372036854775809",
+                    "1234567890123456789012345678901234567890",
                 ])
                 .to_owned(),
-            4 => self.one_of(&["NaN", "Infinity", "-Infinity", "01", "+1", "0x1", "'a'", ""]).to_owned(),
+            4 => self
+                .one_of(&["NaN", "Infinity", "-Infinity", "01", "+1", "0x1", "'a'", ""])
+                .to_owned(),
             5..12 => self.text(),
             12 | 13 => {
                 let count = self.below(5);
@@ -269,7 +302,10 @@ impl Draw {
             2 => self.text(),
             _ => format!(
                 r#""{}""#,
-                self.one_of(&["aps", "alert", "loc-args", "body", "v", "secret", "p256dh", "auth", "google.x", "from", "nocturne"])
+                self.one_of(&[
+                    "aps", "alert", "loc-args", "body", "v", "secret", "p256dh", "auth",
+                    "google.x", "from", "nocturne"
+                ])
             ),
         }
     }
@@ -315,15 +351,34 @@ impl Draw {
 
     /// Half a megabyte of one thing.
     fn heavy(&mut self) -> String {
-        let unit = self.one_of(&["0,", "[],", "{},", r#""","#, r#"{"a":0},"#, "x", "\u{1f4a5}", r"\u0000"]);
+        let unit = self.one_of(&[
+            "0,",
+            "[],",
+            "{},",
+            r#""","#,
+            r#"{"a":0},"#,
+            "x",
+            "\u{1f4a5}",
+            r"\u0000",
+        ]);
         let filling = unit.repeat(500 * 1024 / unit.len());
         let value = if unit.ends_with(',') {
             format!("[{filling}0]")
         } else {
             format!(r#""{filling}""#)
         };
-        let place = self.one_of(&["content", "event_id", "room_id", "sender", "room_name", "ignored"]);
-        let devices = r#"[{"app_id":"apns.sygnal","pushkey":"k"},{"app_id":"gcm.sygnal","pushkey":"k"}]"#;
-        format!(r#"{{"notification":{{"type":"m.room.message","{place}":{value},"devices":{devices}}}}}"#)
+        let place = self.one_of(&[
+            "content",
+            "event_id",
+            "room_id",
+            "sender",
+            "room_name",
+            "ignored",
+        ]);
+        let devices =
+            r#"[{"app_id":"apns.sygnal","pushkey":"k"},{"app_id":"gcm.sygnal","pushkey":"k"}]"#;
+        format!(
+            r#"{{"notification":{{"type":"m.room.message","{place}":{value},"devices":{devices}}}}}"#
+        )
     }
 }

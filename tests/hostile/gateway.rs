@@ -216,9 +216,7 @@ impl Gateway {
 
     fn memory(&self, which: &str) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix(which))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(which))?;
         line.split_whitespace().next()?.parse().ok()
     }
 

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 mod bodies;
+mod devices;
 mod draw;
 mod gateway;
 mod memory;

@@ -48,7 +48,11 @@ async fn many_large_bodies_at_once_take_their_turn_and_small_ones_do_not_wait() 
     for answer in clients.join_all().await {
         // a connection that is closed with a part of the body unread may lose its answer
         if let Ok(Some(answer)) = answer {
-            assert!(matches!(answer.status, 408 | 429 | 502), "{}", answer.status);
+            assert!(
+                matches!(answer.status, 408 | 429 | 502),
+                "{}",
+                answer.status
+            );
             answer.assert_well_formed();
         }
     }
@@ -86,7 +90,10 @@ async fn a_push_that_waits_out_its_jitter_keeps_what_is_sent_and_nothing_else() 
         notify(number).await;
     }
     if let (Some(before), Some(after)) = (before, notify(40).await) {
-        assert!(after < before + 200 * 1024, "{before} KiB, then {after} KiB");
+        assert!(
+            after < before + 200 * 1024,
+            "{before} KiB, then {after} KiB"
+        );
     }
     gateway.assert_sound([]);
 }
