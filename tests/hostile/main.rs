@@ -8,6 +8,7 @@ use std::time::Duration;
 mod bodies;
 mod devices;
 mod draw;
+mod endpoints;
 mod gateway;
 mod memory;
 mod wire;
