@@ -10,7 +10,9 @@ mod devices;
 mod draw;
 mod endpoints;
 mod gateway;
+mod lifecycle;
 mod memory;
+mod providers;
 mod wire;
 
 /// How long a test waits for what has to come. Never reached on a machine that is not stuck.
