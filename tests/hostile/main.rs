@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 mod bodies;
+mod clients;
 mod devices;
 mod draw;
 mod endpoints;

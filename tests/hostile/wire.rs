@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
+use futures_util::FutureExt as _;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -52,6 +53,16 @@ impl Connection {
             Ok(answer) => answer,
             Err(_) => panic!("the gateway neither answers nor closes"),
         }
+    }
+
+    /// An answer, if it has already come.
+    pub(crate) fn answered(&mut self) -> Option<Answer> {
+        let mut received = [0; 4096];
+        while let Ok(length @ 1..) = self.stream.try_read(&mut received) {
+            self.unread.extend_from_slice(&received[..length]);
+        }
+        find(&self.unread, b"\r\n\r\n")?;
+        self.read_answer().now_or_never()?.ok().flatten()
     }
 
     async fn read_answer(&mut self) -> io::Result<Option<Answer>> {
