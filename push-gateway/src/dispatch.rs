@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 use crate::{
     app::{App, Credentials},
     breaker::{Breaker, Change, Health},
-    dedupe::Delivery,
+    dedupe::Making,
     gateway::{Gateway, State},
     metrics::InFlight,
     notification::{Device, Notification, Pushkey},
@@ -191,7 +191,11 @@ async fn push_group<'a>(
         return vec![run(index).await];
     }
     stream::iter(indices)
-        .map(run)
+        .map(|index| async move {
+            // Making the payloads of a crowd is work without a pause: others come in between.
+            tokio::task::yield_now().await;
+            run(index).await
+        })
         .buffer_unordered(permits.len())
         .collect()
         .await
@@ -199,6 +203,10 @@ async fn push_group<'a>(
 
 fn internal() -> Outcome {
     Failure::new(Cause::Internal, "internal", Retry::Never).into()
+}
+
+fn over_budget() -> Outcome {
+    Failure::new(Cause::Budget, "request_budget", Retry::Never).into()
 }
 
 /// One device of one request.
@@ -250,6 +258,10 @@ impl Job<'_> {
     async fn push_to(&self, device: &Device) -> Outcome {
         let pending = InFlight::new(&self.app.metrics.provider.pending);
         let began = self.gateway.clock.now();
+        // What comes now may be long work on a long notification, once for each of thousands of devices.
+        if began >= self.deadline {
+            return over_budget();
+        }
         if let Some(limit) = &self.state.pushkey_limit
             && let Err(wait) = limit.take((&*self.app.name, device.pushkey.expose()), began)
         {
@@ -266,13 +278,18 @@ impl Job<'_> {
         {
             return Outcome::Rejected(reason);
         }
-        let delivery = self
-            .gateway
-            .deliveries
-            .of(self.notification.event_id(), device);
-        if delivery.is_some_and(|delivery| self.gateway.deliveries.contains(delivery, began)) {
-            return Outcome::Suppressed(Suppressed::Duplicate);
-        }
+        let deliveries = &self.gateway.deliveries;
+        let making = match deliveries.of(self.notification.event_id(), device) {
+            None => None,
+            Some(delivery) => {
+                let turn = deliveries.begin(delivery, &self.gateway.clock);
+                match tokio::time::timeout_at(self.deadline.into(), turn).await {
+                    Ok(Some(making)) => Some(making),
+                    Ok(None) => return Outcome::Suppressed(Suppressed::Duplicate),
+                    Err(_) => return over_budget(),
+                }
+            }
+        };
         let push = match self
             .app
             .provider
@@ -291,26 +308,38 @@ impl Job<'_> {
         );
         let jitter = self.app.context.opaque.jitter;
         if !jitter.is_zero() && self.app.context.mode != crate::config::PayloadMode::Sygnal {
-            return self.send_later(
-                device,
-                push,
-                delivery,
-                jitter.mul_f64(self.gateway.random.fraction()),
-            );
+            let delay = jitter.mul_f64(self.gateway.random.fraction());
+            return self.send_later(device, push, making, delay);
         }
         let outcome = send(self.gateway, self.app, &push, self.deadline).await;
         if outcome == Outcome::Delivered {
-            self.remember(delivery);
+            self.remember(making);
         }
         outcome
     }
 
-    fn remember(&self, delivery: Option<Delivery>) {
-        if let Some(delivery) = delivery {
-            self.gateway
-                .deliveries
-                .insert(delivery, self.gateway.clock.now());
+    fn remember(&self, making: Option<Making<'_>>) {
+        if let Some(making) = making {
+            making.made(self.gateway.clock.now());
         }
+    }
+
+    /// As much of device and notification as a log may name: the rest can be large, and is in the push.
+    fn names(&self, device: &Device) -> (Device, Notification) {
+        let device = Device {
+            app_id: String::new(),
+            pushkey: device.pushkey.clone(),
+            pushkey_ts: None,
+            data: None,
+        };
+        let mut notification = Notification::default();
+        if self.state.unsafe_identifiers {
+            notification
+                .event_id
+                .clone_from(&self.notification.event_id);
+            notification.room_id.clone_from(&self.notification.room_id);
+        }
+        (device, notification)
     }
 
     /// Sends after a delay; the homeserver is answered before.
@@ -318,20 +347,19 @@ impl Job<'_> {
         &self,
         device: &Device,
         push: Push,
-        delivery: Option<Delivery>,
+        making: Option<Making<'_>>,
         delay: Duration,
     ) -> Outcome {
         let Ok(slot) = Arc::clone(&self.gateway.delayed).try_acquire_owned() else {
             return Failure::new(Cause::InFlightLimit, "delayed pushes", Retry::Never).into();
         };
-        self.remember(delivery);
+        self.remember(making);
         let (gateway, state, app) = (
             Arc::clone(self.gateway),
             Arc::clone(self.state),
             Arc::clone(self.app),
         );
-        let device = device.clone();
-        let notification = Arc::clone(self.notification);
+        let (device, notification) = self.names(device);
         let alive = gateway.alive();
         tokio::spawn(async move {
             let (_slot, _alive) = (slot, alive);
@@ -374,7 +402,7 @@ async fn send(gateway: &Gateway, app: &App, push: &Push, deadline: Instant) -> O
     loop {
         let began = gateway.clock.now();
         if began >= deadline {
-            return Failure::new(Cause::Budget, "request_budget", Retry::Never).into();
+            return over_budget();
         }
         let destination = app.destination(push, began);
         let Ok(_place) = destination.in_flight.try_acquire() else {

@@ -24,6 +24,10 @@ use crate::{
     sealed::pushkey::PushkeyKeys,
 };
 
+/// Requests with a large body that are read and answered at once. Half a megabyte of JSON takes up to fifty
+/// times as much when it is parsed.
+const LARGE_BODIES: usize = 8;
+
 /// The running gateway.
 pub struct Gateway {
     /// What the configuration decides; replaced as a whole.
@@ -42,6 +46,8 @@ pub struct Gateway {
     pub shutdown: Shutdown,
     /// Room for pushes that wait out their jitter.
     pub delayed: Arc<Semaphore>,
+    /// Room for requests with a large body.
+    pub large_bodies: Arc<Semaphore>,
     environment: Environment,
     path: PathBuf,
     alive: mpsc::Sender<()>,
@@ -121,6 +127,7 @@ impl Gateway {
             random,
             shutdown,
             delayed: Arc::new(Semaphore::new(dispatch::delayed_pushes())),
+            large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
             environment,
             path,
             alive,
