@@ -13,7 +13,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A self-hosted push gateway that tells Apple, Google and browser vendors as little as possible.
 #[derive(Debug, Parser)]
-#[command(name = "nocturne", version, about, arg_required_else_help = true)]
+#[command(
+    name = "nocturne",
+    version,
+    about = "A self-hosted Matrix push gateway that tells Apple, Google and browser vendors as little as possible",
+    arg_required_else_help = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -24,6 +29,7 @@ enum Command {
     Push(commands::push::Arguments),
     Check(commands::check::Arguments),
     Notify(commands::notify::Arguments),
+    Keygen(commands::keygen::Arguments),
     Demo(commands::demo::Arguments),
 }
 
@@ -33,7 +39,8 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Push(arguments) => commands::push::run(&arguments, &environment),
         Command::Check(arguments) => commands::check::run(&arguments, &environment),
+        Command::Keygen(arguments) => commands::keygen::run(&arguments),
         Command::Notify(arguments) => commands::notify::run(&arguments, &environment),
-        Command::Demo(arguments) => commands::demo::run(&arguments),
+        Command::Demo(arguments) => commands::demo::run(&arguments, &environment),
     }
 }

@@ -287,6 +287,7 @@ impl App {
                 identifiers,
                 clock: parts.clock.clone(),
                 random: parts.random.clone(),
+                ignored_keys: parts.metrics.ignored_keys(&app.id),
             },
             in_flight: Semaphore::new(app.inflight_request_limit.min(Semaphore::MAX_PERMITS)),
             request_timeout: app.request_timeout,

@@ -16,12 +16,12 @@ use tracing::{debug, error, info, warn};
 use crate::{
     app::{App, Credentials},
     breaker::{Breaker, Change, Health},
-    dedupe::Delivery,
+    dedupe::Making,
     gateway::{Gateway, State},
     metrics::InFlight,
-    notification::{Device, Notification},
+    notification::{Device, Notification, Pushkey},
     notify::Request,
-    outcome::{Cause, Failure, Outcome, Retry, Suppressed},
+    outcome::{Cause, Failure, Outcome, Rejected, Retry, Suppressed},
     provider::{Attempt, Push},
 };
 
@@ -77,6 +77,9 @@ pub(crate) async fn dispatch(
             },
             Err(reason) => {
                 gateway.metrics.unmatched(reason);
+                if state.unsafe_identifiers {
+                    debug!(app_id = %device.app_id, "an app_id that matches no app, or several");
+                }
                 info!(
                     reason = reason.label(),
                     "a pushkey is rejected: its app_id matches no app of the configuration, or several"
@@ -188,7 +191,11 @@ async fn push_group<'a>(
         return vec![run(index).await];
     }
     stream::iter(indices)
-        .map(run)
+        .map(|index| async move {
+            // Making the payloads of a crowd is work without a pause: others come in between.
+            tokio::task::yield_now().await;
+            run(index).await
+        })
         .buffer_unordered(permits.len())
         .collect()
         .await
@@ -196,6 +203,10 @@ async fn push_group<'a>(
 
 fn internal() -> Outcome {
     Failure::new(Cause::Internal, "internal", Retry::Never).into()
+}
+
+fn over_budget() -> Outcome {
+    Failure::new(Cause::Budget, "request_budget", Retry::Never).into()
 }
 
 /// One device of one request.
@@ -219,10 +230,40 @@ impl Job<'_> {
     }
 
     async fn push(&self) -> Outcome {
+        let pushkey = self.device.pushkey.expose();
+        match self.state.pushkey_keys.open(&self.device.app_id, pushkey) {
+            Ok(None) => self.push_to(self.device).await,
+            Ok(Some(token)) => {
+                let device = Device {
+                    pushkey: Pushkey::new(token),
+                    ..self.device.clone()
+                };
+                self.push_to(&device).await
+            }
+            Err(reason) => {
+                self.gateway.metrics.unopened(reason);
+                let device = self.gateway.pseudonyms.of(pushkey);
+                info!(
+                    app = %self.app.name,
+                    %device,
+                    reason = reason.label(),
+                    "a sealed pushkey does not open with any key of `pushkey_keys`"
+                );
+                Outcome::Rejected(Rejected::Sealed)
+            }
+        }
+    }
+
+    /// Pushes to a device whose pushkey is a provider's token, whatever the homeserver calls it.
+    async fn push_to(&self, device: &Device) -> Outcome {
         let pending = InFlight::new(&self.app.metrics.provider.pending);
         let began = self.gateway.clock.now();
+        // What comes now may be long work on a long notification, once for each of thousands of devices.
+        if began >= self.deadline {
+            return over_budget();
+        }
         if let Some(limit) = &self.state.pushkey_limit
-            && let Err(wait) = limit.take((&*self.app.name, self.device.pushkey.expose()), began)
+            && let Err(wait) = limit.take((&*self.app.name, device.pushkey.expose()), began)
         {
             return Failure::new(
                 Cause::RateLimited,
@@ -233,26 +274,30 @@ impl Job<'_> {
         }
         // A push without an event is not where a rejection is reported: Synapse ignores it there.
         if self.notification.event_id().is_some()
-            && let Some(reason) = self.app.late_rejections.take(&self.device.pushkey)
+            && let Some(reason) = self.app.late_rejections.take(&device.pushkey)
         {
             return Outcome::Rejected(reason);
         }
-        let delivery = self
-            .gateway
-            .deliveries
-            .of(self.notification.event_id(), self.device);
-        if delivery.is_some_and(|delivery| self.gateway.deliveries.contains(delivery, began)) {
-            return Outcome::Suppressed(Suppressed::Duplicate);
-        }
-        let push =
-            match self
-                .app
-                .provider
-                .prepare(&self.app.context, self.notification, self.device)
-            {
-                Ok(push) => push,
-                Err(outcome) => return outcome,
-            };
+        let deliveries = &self.gateway.deliveries;
+        let making = match deliveries.of(self.notification.event_id(), device) {
+            None => None,
+            Some(delivery) => {
+                let turn = deliveries.begin(delivery, &self.gateway.clock);
+                match tokio::time::timeout_at(self.deadline.into(), turn).await {
+                    Ok(Some(making)) => Some(making),
+                    Ok(None) => return Outcome::Suppressed(Suppressed::Duplicate),
+                    Err(_) => return over_budget(),
+                }
+            }
+        };
+        let push = match self
+            .app
+            .provider
+            .prepare(&self.app.context, self.notification, device)
+        {
+            Ok(push) => push,
+            Err(outcome) => return outcome,
+        };
         drop(pending);
         self.app.metrics.provider.queue_time.observe(
             self.gateway
@@ -263,40 +308,58 @@ impl Job<'_> {
         );
         let jitter = self.app.context.opaque.jitter;
         if !jitter.is_zero() && self.app.context.mode != crate::config::PayloadMode::Sygnal {
-            return self.send_later(
-                push,
-                delivery,
-                jitter.mul_f64(self.gateway.random.fraction()),
-            );
+            let delay = jitter.mul_f64(self.gateway.random.fraction());
+            return self.send_later(device, push, making, delay);
         }
         let outcome = send(self.gateway, self.app, &push, self.deadline).await;
         if outcome == Outcome::Delivered {
-            self.remember(delivery);
+            self.remember(making);
         }
         outcome
     }
 
-    fn remember(&self, delivery: Option<Delivery>) {
-        if let Some(delivery) = delivery {
-            self.gateway
-                .deliveries
-                .insert(delivery, self.gateway.clock.now());
+    fn remember(&self, making: Option<Making<'_>>) {
+        if let Some(making) = making {
+            making.made(self.gateway.clock.now());
         }
     }
 
+    /// As much of device and notification as a log may name: the rest can be large, and is in the push.
+    fn names(&self, device: &Device) -> (Device, Notification) {
+        let device = Device {
+            app_id: String::new(),
+            pushkey: device.pushkey.clone(),
+            pushkey_ts: None,
+            data: None,
+        };
+        let mut notification = Notification::default();
+        if self.state.unsafe_identifiers {
+            notification
+                .event_id
+                .clone_from(&self.notification.event_id);
+            notification.room_id.clone_from(&self.notification.room_id);
+        }
+        (device, notification)
+    }
+
     /// Sends after a delay; the homeserver is answered before.
-    fn send_later(&self, push: Push, delivery: Option<Delivery>, delay: Duration) -> Outcome {
+    fn send_later(
+        &self,
+        device: &Device,
+        push: Push,
+        making: Option<Making<'_>>,
+        delay: Duration,
+    ) -> Outcome {
         let Ok(slot) = Arc::clone(&self.gateway.delayed).try_acquire_owned() else {
             return Failure::new(Cause::InFlightLimit, "delayed pushes", Retry::Never).into();
         };
-        self.remember(delivery);
+        self.remember(making);
         let (gateway, state, app) = (
             Arc::clone(self.gateway),
             Arc::clone(self.state),
             Arc::clone(self.app),
         );
-        let device = self.device.clone();
-        let notification = Arc::clone(self.notification);
+        let (device, notification) = self.names(device);
         let alive = gateway.alive();
         tokio::spawn(async move {
             let (_slot, _alive) = (slot, alive);
@@ -339,7 +402,7 @@ async fn send(gateway: &Gateway, app: &App, push: &Push, deadline: Instant) -> O
     loop {
         let began = gateway.clock.now();
         if began >= deadline {
-            return Failure::new(Cause::Budget, "request_budget", Retry::Never).into();
+            return over_budget();
         }
         let destination = app.destination(push, began);
         let Ok(_place) = destination.in_flight.try_acquire() else {
@@ -370,7 +433,7 @@ async fn send(gateway: &Gateway, app: &App, push: &Push, deadline: Instant) -> O
                 if status.is_some() {
                     app.set_credentials(Credentials::Accepted);
                 }
-                report(app, Breaker::record(permit, Health::Up, now), breaker, now);
+                report(app, Breaker::record(permit, Health::Up, now));
                 return outcome;
             }
             Outcome::Failed(failure) => failure,
@@ -385,7 +448,7 @@ async fn send(gateway: &Gateway, app: &App, push: &Push, deadline: Instant) -> O
             } else {
                 Health::Up
             };
-            report(app, Breaker::record(permit, health, now), breaker, now);
+            report(app, Breaker::record(permit, health, now));
         }
         let wait = match failure.retry {
             Retry::Never => return failure.into(),
@@ -419,8 +482,8 @@ fn backoff(attempts: u32, fraction: f64) -> Duration {
     whole.mul_f64(0.5 + fraction / 2.0)
 }
 
-/// Logs and counts a change of a breaker.
-fn report(app: &App, change: Option<Change>, breaker: &Breaker, now: Instant) {
+/// Logs a change of a breaker.
+fn report(app: &App, change: Option<Change>) {
     match change {
         None => {}
         Some(Change::Opened { pause }) => {
@@ -430,14 +493,7 @@ fn report(app: &App, change: Option<Change>, breaker: &Breaker, now: Instant) {
                 "the provider is down: pushes fail at once, the homeserver is told to try again, and one push probes after the pause"
             );
         }
-        Some(Change::Closed) => warn!(app = %app.name, "the provider is back"),
-    }
-    if change.is_some() {
-        app.metrics.breaker.set(match breaker.state(now) {
-            crate::breaker::BreakerState::Closed => 0,
-            crate::breaker::BreakerState::HalfOpen => 1,
-            crate::breaker::BreakerState::Open => 2,
-        });
+        Some(Change::Closed) => info!(app = %app.name, "the provider is back"),
     }
 }
 
@@ -518,8 +574,6 @@ fn trace(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{notification::Pushkey, outcome::Rejected};
-
     fn device(pushkey: &str) -> Device {
         Device {
             app_id: "app".to_owned(),

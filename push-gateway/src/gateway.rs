@@ -21,7 +21,12 @@ use crate::{
     dedupe::Deliveries,
     dispatch,
     metrics::Metrics,
+    sealed::pushkey::PushkeyKeys,
 };
+
+/// Requests with a large body that are read and answered at once. Half a megabyte of JSON takes up to fifty
+/// times as much when it is parsed.
+const LARGE_BODIES: usize = 8;
 
 /// The running gateway.
 pub struct Gateway {
@@ -41,6 +46,8 @@ pub struct Gateway {
     pub shutdown: Shutdown,
     /// Room for pushes that wait out their jitter.
     pub delayed: Arc<Semaphore>,
+    /// Room for requests with a large body.
+    pub large_bodies: Arc<Semaphore>,
     environment: Environment,
     path: PathBuf,
     alive: mpsc::Sender<()>,
@@ -56,6 +63,8 @@ pub struct State {
     pub pushkey_limit: Option<RateLimit>,
     /// `limits.per_source_per_second`
     pub source_limit: Option<RateLimit>,
+    /// `pushkey_keys`
+    pub pushkey_keys: Arc<PushkeyKeys>,
     /// `log.unsafe_identifiers`
     pub unsafe_identifiers: bool,
     config: Config,
@@ -118,6 +127,7 @@ impl Gateway {
             random,
             shutdown,
             delayed: Arc::new(Semaphore::new(dispatch::delayed_pushes())),
+            large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
             environment,
             path,
             alive,
@@ -247,9 +257,8 @@ impl Gateway {
                 crate::breaker::BreakerState::HalfOpen => 1,
                 crate::breaker::BreakerState::Open => 2,
             });
-            if let Some(expires_at) = app.provider.credentials_expire_at() {
-                self.metrics
-                    .set_credentials_expiry(&app.name, app.kind(), expires_at);
+            if let Some(expiry) = app.provider.credentials_expire_at() {
+                self.metrics.set_credentials_expiry(&app.name, expiry);
             }
         }
     }
@@ -266,6 +275,7 @@ impl State {
             limits: config.limits.clone(),
             pushkey_limit: limit(config.limits.per_pushkey_per_minute, Duration::from_mins(1)),
             source_limit: limit(config.limits.per_source_per_second, Duration::from_secs(1)),
+            pushkey_keys: Arc::clone(&config.pushkey_keys),
             unsafe_identifiers: config.log.unsafe_identifiers,
             config,
         })

@@ -11,7 +11,11 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::outcome::{Cause, Rejected, Suppressed};
+use crate::{
+    outcome::{Cause, Rejected, Suppressed},
+    provider::{Expiry, IgnoredKeys},
+    sealed::{keys::Ignored, pushkey::CannotOpen},
+};
 
 /// The buckets of Python's Prometheus client, in seconds.
 const BUCKETS: [f64; 14] = [
@@ -90,6 +94,8 @@ pub struct Metrics {
     pub reloads: Counter,
     /// Reloads that were refused because the new configuration is bad.
     pub failed_reloads: Counter,
+    ignored_device_keys: Family<ByAppAndReason, Counter>,
+    unopened_pushkeys: Family<ByReason, Counter>,
     /// 1 while `log.unsafe_identifiers` is on.
     pub unsafe_identifiers: Gauge,
 }
@@ -299,6 +305,16 @@ impl Metrics {
                 "nocturne_push_failed_reloads",
                 "Reloads refused: the old configuration stays",
             ),
+            ignored_device_keys: register(
+                to,
+                "nocturne_push_ignored_device_keys",
+                "Pushes sent without tags or blob because the device's keys cannot be used, by app and reason",
+            ),
+            unopened_pushkeys: register(
+                to,
+                "nocturne_push_unopened_pushkeys",
+                "Sealed pushkeys that do not open, by reason",
+            ),
             unsafe_identifiers: register(
                 to,
                 "nocturne_push_unsafe_identifiers",
@@ -347,10 +363,11 @@ impl Metrics {
         }
     }
 
-    /// Sets when an app's credentials expire, in seconds since 1970.
-    pub fn set_credentials_expiry(&self, name: &str, kind: Kind, expires_at: i64) {
+    /// Sets when an app's credentials expire.
+    pub fn set_credentials_expiry(&self, name: &str, expiry: Expiry) {
         let name: AppName = name.into();
-        if kind == Kind::Apns {
+        let (Expiry::Certificate(expires_at) | Expiry::Token(expires_at)) = expiry;
+        if matches!(expiry, Expiry::Certificate(_)) {
             self.certificate_expiry
                 .get_or_create(&ByPushkin {
                     pushkin: Arc::clone(&name),
@@ -369,6 +386,31 @@ impl Metrics {
                 reason: reason.label(),
             })
             .inc();
+    }
+
+    /// Counts a sealed pushkey that does not open.
+    pub fn unopened(&self, reason: CannotOpen) {
+        self.unopened_pushkeys
+            .get_or_create(&ByReason {
+                reason: reason.label(),
+            })
+            .inc();
+    }
+
+    /// One app's counts of device keys that cannot be used.
+    #[must_use]
+    pub fn ignored_keys(&self, name: &str) -> IgnoredKeys {
+        let count = |reason: Ignored| {
+            self.ignored_device_keys
+                .get_or_create_owned(&ByAppAndReason {
+                    app: name.into(),
+                    reason: reason.label(),
+                })
+        };
+        IgnoredKeys {
+            version: count(Ignored::Version),
+            malformed: count(Ignored::Malformed),
+        }
     }
 
     /// Counts a request as being answered, until the guard is dropped.

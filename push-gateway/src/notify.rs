@@ -200,6 +200,29 @@ mod tests {
         parse(body.to_string().as_bytes()).expect_err("the body is refused")
     }
 
+    /// With its feature `raw_value` serde_json reads the text in such a member as JSON of its own, with a
+    /// depth of its own: nested, half a megabyte is 25,000 levels deep, which no stack holds.
+    #[test]
+    fn no_text_inside_the_body_is_read_as_json() {
+        let mut content = json!("");
+        for _ in 0..3 {
+            let mut inner = content.to_string();
+            inner.insert_str(0, &"[".repeat(100));
+            inner.push_str(&"]".repeat(100));
+            content = json!({"$serde_json::private::RawValue": inner});
+        }
+        let request = parse(
+            json!({"notification": {
+                "content": content,
+                "devices": [{"app_id": "a", "pushkey": "k"}],
+            }})
+            .to_string()
+            .as_bytes(),
+        )
+        .expect("an object with a text is nothing special");
+        assert_eq!(request.notification.content, content);
+    }
+
     fn with_device(device: &Value) -> Value {
         json!({"notification": {"devices": [device]}})
     }

@@ -45,6 +45,8 @@ pub enum Rejected {
     WrongTopic,
     /// The device's `data` lacks a member that the provider type needs, or has it malformed.
     InvalidData,
+    /// The pushkey is sealed and opens with none of the gateway's keys.
+    Sealed,
     /// The device's endpoint is not an address that this gateway may reach.
     EndpointForbidden,
 }
@@ -169,6 +171,7 @@ impl Rejected {
             Self::InvalidToken => "invalid_token",
             Self::WrongTopic => "wrong_topic",
             Self::InvalidData => "invalid_data",
+            Self::Sealed => "sealed",
             Self::EndpointForbidden => "endpoint_forbidden",
         }
     }

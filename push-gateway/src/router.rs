@@ -13,22 +13,27 @@ use axum::{
     response::Response,
     routing::{any, get, post},
 };
-use bytes::Bytes;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, StatusCode, header};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use shared::http_server::Peer;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     app::Credentials,
     breaker::BreakerState,
     dispatch::{self, Answer},
-    gateway::Gateway,
+    gateway::{Gateway, State as Running},
     notify,
 };
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OPENMETRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+/// A body that is larger than this waits for its turn. What homeservers send has one to five kilobytes.
+const SMALL_BODY: usize = 16 * 1024;
 
 /// What a UnifiedPush client asks a push server's host, to find out whether a gateway is there.
 const DISCOVERY: &str = r#"{"gateway":"matrix","unifiedpush":{"gateway":"matrix"}}"#;
@@ -44,6 +49,10 @@ pub fn gateway(gateway: Arc<Gateway>) -> Router {
             "/_matrix/push/v1/notify/{*rest}",
             post(self::notify).fallback(method_not_allowed),
         )
+        .route(
+            "/_nocturne/v1/keys",
+            get(pushkey_keys).fallback(method_not_allowed),
+        )
         .route("/health", get(health).fallback(method_not_allowed))
         .route("/ready", get(ready).fallback(method_not_allowed))
         .fallback(unrecognized)
@@ -57,6 +66,27 @@ pub fn metrics(gateway: Arc<Gateway>) -> Router {
 
 async fn discover() -> Response {
     json(StatusCode::OK, DISCOVERY)
+}
+
+/// The public keys that clients may seal their pushkeys to, newest first (spec/opaque-push.md §7).
+async fn pushkey_keys(State(gateway): State<Arc<Gateway>>) -> Response {
+    let state = gateway.state();
+    let keys: Vec<_> = state
+        .pushkey_keys
+        .iter()
+        .map(|key| {
+            serde_json::json!({
+                "id": key.id(),
+                "alg": "x25519",
+                "key": URL_SAFE_NO_PAD.encode(key.public()),
+                "not_after": null,
+            })
+        })
+        .collect();
+    json(
+        StatusCode::OK,
+        serde_json::json!({"keys": keys}).to_string(),
+    )
 }
 
 async fn health() -> Response {
@@ -133,19 +163,10 @@ async fn answer(gateway: &Arc<Gateway>, request: Request, began: Instant) -> Res
         gateway.metrics.source_limited.inc();
         return limited(wait);
     }
-    let max_body = state.limits.max_body;
-    let body =
-        match tokio::time::timeout_at(deadline.into(), read(request.into_body(), max_body)).await {
-            Ok(Ok(body)) => body,
-            Ok(Err(response)) => return response,
-            Err(_) => {
-                return closing(error(
-                    StatusCode::REQUEST_TIMEOUT,
-                    "M_UNKNOWN",
-                    "The request body did not come in time",
-                ));
-            }
-        };
+    let (body, room) = match read(gateway, &state, request.into_body(), deadline).await {
+        Ok(read) => read,
+        Err(response) => return response,
+    };
     let request = match notify::parse(&body) {
         Ok(request) => request,
         Err(invalid) => {
@@ -169,7 +190,7 @@ async fn answer(gateway: &Arc<Gateway>, request: Request, began: Instant) -> Res
     let task = tokio::spawn({
         let gateway = Arc::clone(gateway);
         async move {
-            let _alive = gateway.alive();
+            let (_alive, _room) = (gateway.alive(), room);
             dispatch::dispatch(&gateway, &state, request, deadline).await
         }
     });
@@ -191,28 +212,63 @@ async fn answer(gateway: &Arc<Gateway>, request: Request, began: Instant) -> Res
     }
 }
 
-/// Reads a body up to the limit.
-async fn read(body: Body, limit: usize) -> Result<Bytes, Response> {
+/// Reads a body up to the limit, and by the deadline. A large one waits for its turn, and keeps it for as
+/// long as what is given besides lives.
+async fn read(
+    gateway: &Gateway,
+    state: &Running,
+    mut body: Body,
+    deadline: Instant,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Response> {
+    let limit = state.limits.max_body;
     let declared = http_body::Body::size_hint(&body).lower();
-    let too_large = || {
-        closing(error(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "M_TOO_LARGE",
-            &format!("The request body is longer than {limit} bytes"),
-        ))
-    };
     if declared > limit.try_into().unwrap_or(u64::MAX) {
-        return Err(too_large());
+        return Err(too_large(limit));
     }
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(failure) if failure.is::<LengthLimitError>() => Err(too_large()),
-        Err(_) => Err(closing(error(
-            StatusCode::BAD_REQUEST,
-            "M_NOT_JSON",
-            "The request body ended early",
-        ))),
+    let mut read = BytesMut::new();
+    let mut room = None;
+    loop {
+        let frame = match tokio::time::timeout_at(deadline.into(), body.frame()).await {
+            Ok(None) => return Ok((read.freeze(), room)),
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(_))) => {
+                return Err(closing(error(
+                    StatusCode::BAD_REQUEST,
+                    "M_NOT_JSON",
+                    "The request body ended early",
+                )));
+            }
+            Err(_) => {
+                return Err(closing(error(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "M_UNKNOWN",
+                    "The request body did not come in time",
+                )));
+            }
+        };
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if read.len() + data.len() > limit {
+            return Err(too_large(limit));
+        }
+        read.extend_from_slice(&data);
+        if read.len() > SMALL_BODY && room.is_none() {
+            let turn = Arc::clone(&gateway.large_bodies).acquire_owned();
+            match tokio::time::timeout_at(deadline.into(), turn).await {
+                Ok(turn) => room = turn.ok(),
+                Err(_) => return Err(closing(limited(Duration::from_secs(1)))),
+            }
+        }
     }
+}
+
+fn too_large(limit: usize) -> Response {
+    closing(error(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "M_TOO_LARGE",
+        &format!("The request body is longer than {limit} bytes"),
+    ))
 }
 
 /// What counts as one source: an IPv4 address, or the /64 that an IPv6 host can choose its address from.

@@ -351,6 +351,7 @@ impl World {
                 identifiers: Arc::new(identifiers),
                 clock,
                 random,
+                ignored_keys: push_gateway::provider::IgnoredKeys::default(),
             },
         }
     }

@@ -199,7 +199,7 @@ async fn a_connection_that_answers_nothing_is_given_up() {
     let (client, url) = (fixture.client(), fixture.url());
     post(&client, &url).await.expect("answered");
     fixture.server.queue([Reply::hang_forever()]);
-    let soon = Clock::system().now() + Duration::from_millis(300);
+    let soon = Clock::system().now() + Duration::from_millis(1200);
     let error = post_by(&client, &url, soon).await.expect_err("no answer");
     assert_eq!(error.kind, ErrorKind::Timeout);
     assert!(!error.unprocessed, "it may have been processed");
@@ -209,6 +209,22 @@ async fn a_connection_that_answers_nothing_is_given_up() {
         2,
         "the next request took a connection of its own"
     );
+}
+
+/// Whoever sends a body slowly decides how little time is left for the provider.
+#[tokio::test]
+async fn a_connection_outlives_requests_that_had_no_time_for_an_answer() {
+    let fixture = fixture().await;
+    let (client, url) = (fixture.client(), fixture.url());
+    post(&client, &url).await.expect("answered");
+    for _ in 0..5 {
+        fixture.server.queue([Reply::hang_forever()]);
+        let soon = Clock::system().now() + Duration::from_millis(50);
+        let error = post_by(&client, &url, soon).await.expect_err("no answer");
+        assert_eq!(error.kind, ErrorKind::Timeout);
+    }
+    assert_eq!(post(&client, &url).await.expect("answered").status, 201);
+    assert_eq!(fixture.server.connections().opened, 1);
 }
 
 #[tokio::test]

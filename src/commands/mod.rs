@@ -4,6 +4,7 @@ use std::{future::Future, io, process::ExitCode};
 
 pub(crate) mod check;
 pub(crate) mod demo;
+pub(crate) mod keygen;
 pub(crate) mod notify;
 pub(crate) mod push;
 

@@ -100,9 +100,6 @@ fn path() -> String {
     format!("/3/device/{TOKEN}")
 }
 
-/// Header names and values.
-type Headers<'a> = &'a [(&'a str, &'a str)];
-
 #[tokio::test]
 async fn apple_takes_a_push_that_is_in_order_and_keeps_it() {
     let authority = Authority::new().unwrap();

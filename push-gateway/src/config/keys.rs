@@ -26,6 +26,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::ServiceAccount;
+use crate::sealed::pushkey::PushkeyKey;
 
 /// Far more than any key, certificate chain or service account has.
 const LARGEST_FILE: u64 = 1 << 20;
@@ -187,18 +188,32 @@ pub(super) fn vapid_key(value: &Value<'_>) -> Option<Arc<Secret<[u8; 32]>>> {
 
 /// `opaque.key_file`: 32 bytes in base64.
 pub(super) fn opaque_key(value: &Value<'_>) -> Option<Arc<Secret<[u8; 32]>>> {
+    let key = key_of_32_bytes(
+        value,
+        "expected 32 bytes in base64 (make one: openssl rand -base64 32; the same file for every replica)",
+    )?;
+    Some(Arc::new(Secret::new(*key)))
+}
+
+/// One file of `pushkey_keys`: an X25519 private key, 32 bytes in base64.
+pub(super) fn pushkey_key(value: &Value<'_>) -> Option<PushkeyKey> {
+    let key = key_of_32_bytes(
+        value,
+        "expected 32 bytes in base64 (make one: nocturne keygen FILE)",
+    )?;
+    PushkeyKey::new(&key)
+}
+
+fn key_of_32_bytes(value: &Value<'_>, expected: &str) -> Option<Zeroizing<[u8; 32]>> {
     let file = File::read(value)?;
     let decoded = std::str::from_utf8(&file.content)
         .ok()
         .and_then(decode_base64);
     let key = decoded.and_then(|bytes| <[u8; 32]>::try_from(bytes.as_slice()).ok());
     if key.is_none() {
-        file.error(
-            "expected 32 bytes in base64 (make one: openssl rand -base64 32; \
-             the same file for every replica)",
-        );
+        file.error(expected);
     }
-    key.map(|key| Arc::new(Secret::new(key)))
+    key.map(Zeroizing::new)
 }
 
 /// `service_account_file`: the JSON file from Google's console.
@@ -327,9 +342,9 @@ impl<'v, 'a> File<'v, 'a> {
     fn check_permissions(&self) {
         use std::os::unix::fs::PermissionsExt;
 
-        const READABLE_BY_GROUP_OR_OTHERS: u32 = 0o044;
+        const READABLE_BY_OTHERS: u32 = 0o004;
         let mode = std::fs::metadata(self.name).map_or(0, |metadata| metadata.permissions().mode());
-        if mode & READABLE_BY_GROUP_OR_OTHERS != 0 {
+        if mode & READABLE_BY_OTHERS != 0 {
             self.warning(format_args!(
                 "holds a key and can be read by other users, mode {:04o} (chmod 600 {})",
                 mode & 0o7777,

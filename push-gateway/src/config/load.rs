@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -15,7 +16,8 @@ use shared::{
 };
 use url::Url;
 
-use super::{Config, Glob, Limits, Log, LogFormat, app};
+use super::{Config, Glob, Limits, Log, LogFormat, app, keys};
+use crate::sealed::pushkey::PushkeyKeys;
 
 /// What reading a file gave.
 #[derive(Debug)]
@@ -101,11 +103,11 @@ pub(super) fn config_of_text(
         no_proxy: either_case(environment, "NO_PROXY", "no_proxy")
             .map(|(_, value)| value.to_owned()),
         apps: apps(&root, now, diagnostics),
+        pushkey_keys: pushkey_keys(&root),
         limits: limits(&root.section("limits")),
         outbound: outbound(&root.section("outbound")),
         log: log(&root.section("log")),
     };
-    sealed_pushkeys(&root);
     for key in ["db", "database"] {
         if let Some(value) = root.ignored(key) {
             value.warning("ignored: the gateway stores nothing (remove it)");
@@ -463,11 +465,24 @@ fn log_level(value: &Value<'_>) -> Option<String> {
     value.choice(&LEVELS).map(|()| text.to_owned())
 }
 
-fn sealed_pushkeys(root: &Section<'_>) {
-    if let Some(keys) = root.get("pushkey_keys")
-        && !keys.is_empty()
-    {
-        keys.error("sealed pushkeys are not available in this version (remove the key)");
+fn pushkey_keys(root: &Section<'_>) -> Arc<PushkeyKeys> {
+    let Some(list) = root.get("pushkey_keys") else {
+        return Arc::default();
+    };
+    let keys = list
+        .one_or_more()
+        .iter()
+        .filter_map(keys::pushkey_key)
+        .collect();
+    match PushkeyKeys::new(keys) {
+        Ok(keys) => Arc::new(keys),
+        Err(id) => {
+            list.error(format_args!(
+                "two keys have the key ID {id}, so that a sealed pushkey would not say which it is for \
+                 (make another one: nocturne keygen FILE)"
+            ));
+            Arc::default()
+        }
     }
 }
 

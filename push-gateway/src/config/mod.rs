@@ -6,6 +6,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use crate::sealed::pushkey::PushkeyKeys;
 use shared::{address_policy::AddressPolicy, http_client::ClientIdentity, secret::Secret};
 
 mod app;
@@ -35,6 +36,8 @@ pub struct Config {
     pub no_proxy: Option<String>,
     /// `apps`, in the order of the file.
     pub apps: Vec<App>,
+    /// `pushkey_keys`: what sealed pushkeys are opened with, newest first.
+    pub pushkey_keys: Arc<PushkeyKeys>,
     /// `limits`
     pub limits: Limits,
     /// `outbound`: which addresses Web Push and UnifiedPush endpoints may have.

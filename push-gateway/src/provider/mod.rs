@@ -7,6 +7,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use prometheus_client::metrics::counter::Counter;
 use shared::{clock::Clock, random::Random};
 
 use crate::{
@@ -14,6 +15,7 @@ use crate::{
     notification::{Device, Notification},
     opaque::Identifiers,
     outcome::Outcome,
+    sealed::keys::Ignored,
 };
 
 pub mod apns;
@@ -41,6 +43,35 @@ pub struct AppContext {
     pub clock: Clock,
     /// Where randomness comes from.
     pub random: Random,
+    /// How often a device's keys were ignored.
+    pub ignored_keys: IgnoredKeys,
+}
+
+/// When a credential expires, in seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// A certificate: somebody has to replace it by then.
+    Certificate(i64),
+    /// A token, which the gateway renews by itself.
+    Token(i64),
+}
+
+/// Counts of devices whose `nocturne` object could not be used.
+#[derive(Clone, Debug, Default)]
+pub struct IgnoredKeys {
+    /// For [`Ignored::Version`].
+    pub version: Counter,
+    /// For [`Ignored::Malformed`].
+    pub malformed: Counter,
+}
+
+impl IgnoredKeys {
+    fn count(&self, reason: Ignored) {
+        match reason {
+            Ignored::Version => self.version.inc(),
+            Ignored::Malformed => self.malformed.inc(),
+        };
+    }
 }
 
 /// One app's provider.
@@ -125,13 +156,12 @@ impl Provider {
         }
     }
 
-    /// When the gateway's own credentials with the provider expire, in seconds since 1970, where they do
-    /// so by themselves (a certificate; an OAuth or provider token that is renewed in time is given, too).
+    /// When what the gateway shows the provider expires.
     #[must_use]
-    pub fn credentials_expire_at(&self) -> Option<i64> {
+    pub fn credentials_expire_at(&self) -> Option<Expiry> {
         match self {
             Self::Apns(provider) => provider.credentials_expire_at(),
-            Self::Fcm(provider) => provider.credentials_expire_at(),
+            Self::Fcm(provider) => provider.credentials_expire_at().map(Expiry::Token),
             Self::WebPush(_) | Self::UnifiedPush(_) => None,
         }
     }

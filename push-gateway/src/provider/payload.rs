@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
 use super::AppContext;
@@ -10,7 +11,12 @@ use crate::{
     notification::{Device, Notification, Priority},
     opaque::Identifier,
     outcome::{Outcome, Rejected, Suppressed},
-    sealed::keys,
+    sealed::{
+        aes128gcm::{SealError, seal},
+        keys::{self, DeviceKeys, Ignored},
+        plaintext::{Contents, Plaintext},
+        tags,
+    },
 };
 
 /// The form that a notification takes for one device.
@@ -84,6 +90,82 @@ pub(super) fn identifier(
         }
         None => context.identifiers.random(),
     }
+}
+
+/// What a push carries for a device that registered keys.
+pub(super) enum ForDevice {
+    /// It registered none, or none that can be used.
+    Nothing,
+    /// The tags `r` and `e`.
+    Tags {
+        /// None: the notification names no room.
+        room: Option<String>,
+        /// None: the notification is about no event.
+        event: Option<String>,
+    },
+    /// The sealed blob `p`.
+    Blob(String),
+}
+
+/// What this push carries for the device, in mode `opaque`. Keys that cannot be used are counted and
+/// ignored: a push that says less is better than none.
+pub(super) fn for_device(
+    context: &AppContext,
+    notification: &Notification,
+    device: &Device,
+    n: Identifier,
+) -> ForDevice {
+    match DeviceKeys::of_device(device) {
+        Ok(None) => ForDevice::Nothing,
+        Ok(Some(DeviceKeys::Tags(secret))) => ForDevice::Tags {
+            room: notification
+                .room_id()
+                .map(|room_id| tags::room(secret.expose(), n, room_id)),
+            event: notification
+                .event_id()
+                .map(|event_id| tags::event(secret.expose(), n, event_id)),
+        },
+        Ok(Some(DeviceKeys::Blob(keys))) => {
+            let plaintext = Plaintext::of(Contents {
+                notification,
+                default_payload: device.default_payload().flatten(),
+                sealed_content: context.opaque.sealed_content,
+                now: context.clock.unix_seconds(),
+            });
+            match seal(&keys, &plaintext, &context.random) {
+                Ok(message) => ForDevice::Blob(URL_SAFE_NO_PAD.encode(message)),
+                // A point that is not on the curve; a plaintext made above always fits.
+                Err(SealError::InvalidKey | SealError::TooLong | SealError::Internal) => {
+                    context.ignored_keys.count(Ignored::Malformed);
+                    ForDevice::Nothing
+                }
+            }
+        }
+        Err(reason) => {
+            context.ignored_keys.count(reason);
+            ForDevice::Nothing
+        }
+    }
+}
+
+/// What a push without an event carries, where the app's options ask for such pushes: a sealed blob, for
+/// devices that can read one.
+///
+/// # Errors
+///
+/// [`Suppressed::CountsOnly`]
+pub(super) fn badge_blob(
+    context: &AppContext,
+    notification: &Notification,
+    device: &Device,
+    n: Identifier,
+) -> Result<String, Outcome> {
+    if context.opaque.badge_pushes
+        && let ForDevice::Blob(blob) = for_device(context, notification, device, n)
+    {
+        return Ok(blob);
+    }
+    Err(Outcome::Suppressed(Suppressed::CountsOnly))
 }
 
 /// The collapse tag of this push in mode `opaque`, when the app's options ask for one.

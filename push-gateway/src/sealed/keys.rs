@@ -24,6 +24,74 @@ pub struct ReceiverKeys {
     pub auth: Secret<[u8; 16]>,
 }
 
+/// What a device gave the gateway so that its pushes mean something to it alone.
+#[derive(Clone, Debug)]
+pub enum DeviceKeys {
+    /// `p256dh` and `auth`: a sealed blob; then no tags are sent.
+    Blob(ReceiverKeys),
+    /// `secret`: tags.
+    Tags(Secret<[u8; 32]>),
+}
+
+/// Why a device's `nocturne` object is ignored. Closed set: it is a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ignored {
+    /// Its `v` is not 1.
+    Version,
+    /// It is not an object, or a key in it is not what it should be.
+    Malformed,
+}
+
+impl Ignored {
+    /// The metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Version => "version",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
+impl DeviceKeys {
+    /// The keys in a device's `nocturne` object; `None` when it has no such object, or one without keys.
+    ///
+    /// # Errors
+    ///
+    /// Why there is one that cannot be used: the push goes out as if there were none.
+    pub fn of_device(device: &Device) -> Result<Option<Self>, Ignored> {
+        let Some(object) = nocturne_value(device) else {
+            return Ok(None);
+        };
+        let object = object.as_object().ok_or(Ignored::Malformed)?;
+        match object.get("v").map(Value::as_u64) {
+            Some(Some(1)) => {}
+            Some(Some(_)) => return Err(Ignored::Version),
+            Some(None) | None => return Err(Ignored::Malformed),
+        }
+        let text = |name| {
+            object
+                .get(name)
+                .map(|value| value.as_str().ok_or(Ignored::Malformed))
+                .transpose()
+        };
+        match (text("p256dh")?, text("auth")?) {
+            (Some(p256dh), Some(auth)) => {
+                let keys = ReceiverKeys::parse(p256dh, auth).ok_or(Ignored::Malformed)?;
+                return Ok(Some(Self::Blob(keys)));
+            }
+            (None, None) => {}
+            (Some(_), None) | (None, Some(_)) => return Err(Ignored::Malformed),
+        }
+        let Some(secret) = text("secret")? else {
+            return Ok(None);
+        };
+        let secret = Zeroizing::new(decode(secret).ok_or(Ignored::Malformed)?);
+        let secret = <[u8; 32]>::try_from(secret.as_slice()).map_err(|_| Ignored::Malformed)?;
+        Ok(Some(Self::Tags(Secret::new(secret))))
+    }
+}
+
 /// base64url with or without padding. Spare bits at the end may be set, as Python takes that, too.
 const BASE64URL: GeneralPurpose = GeneralPurpose::new(
     &alphabet::URL_SAFE,
@@ -91,12 +159,14 @@ impl fmt::Debug for ReceiverKeys {
 
 /// The device's `nocturne` object of version 1; the one in `data` wins over that in `default_payload`.
 fn nocturne_object(device: &Device) -> Option<&Map<String, Value>> {
-    let data = device.data.as_ref()?;
-    let object = data
-        .get(MEMBER)
-        .or_else(|| data.get("default_payload")?.get(MEMBER))?
-        .as_object()?;
+    let object = nocturne_value(device)?.as_object()?;
     (object.get("v")?.as_u64()? == 1).then_some(object)
+}
+
+fn nocturne_value(device: &Device) -> Option<&Value> {
+    let data = device.data.as_ref()?;
+    data.get(MEMBER)
+        .or_else(|| data.get("default_payload")?.get(MEMBER))
 }
 
 #[cfg(test)]

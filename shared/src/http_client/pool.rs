@@ -38,6 +38,9 @@ const PING_INTERVAL: Duration = Duration::from_mins(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// An idle HTTP/1.1 connection older than this is not used again: the server may be closing it.
 const HTTP1_IDLE: Duration = Duration::from_secs(30);
+/// A request that was given up sooner than this says nothing of its connection: how much of its time was
+/// left is its sender's doing.
+const FAIR_WAIT: Duration = Duration::from_secs(1);
 /// How often one request is moved to another connection because it could not be written.
 const MOVES: usize = 3;
 
@@ -93,8 +96,8 @@ struct Http1Lease {
 struct Stream {
     connection: Arc<Http2>,
     pool: Arc<Pool>,
-    /// The count of answers when the request was sent; taken away when it is answered.
-    answers_before: Option<usize>,
+    /// The count of answers when the request was sent, and when that was; taken away when it is answered.
+    unanswered: Option<(usize, tokio::time::Instant)>,
 }
 
 impl Pool {
@@ -167,16 +170,19 @@ impl Pool {
         request: http::Request<Full<Bytes>>,
     ) -> Attempt {
         let mut stream = Stream {
-            answers_before: Some(connection.answers.load(Ordering::Relaxed)),
+            unanswered: Some((
+                connection.answers.load(Ordering::Relaxed),
+                tokio::time::Instant::now(),
+            )),
             connection: Arc::clone(&connection),
             pool: Arc::clone(self),
         };
         let mut sender = connection.sender.clone();
         let response = sender.try_send_request(request).await.map_err(|error| {
-            stream.answers_before = None;
+            stream.unanswered = None;
             unsent(error)
         })?;
-        stream.answers_before = None;
+        stream.unanswered = None;
         connection.answers.fetch_add(1, Ordering::Relaxed);
         let response = self.read(response).await;
         drop(stream);
@@ -451,7 +457,10 @@ impl Drop for Stream {
         self.connection.streams.fetch_sub(1, Ordering::Relaxed);
         // Given up without an answer while nobody else got one either: the connection is dead or as good
         // as dead. What is under way on it may still come; new requests take another.
-        if self.answers_before == Some(self.connection.answers.load(Ordering::Relaxed)) {
+        if let Some((answers, since)) = self.unanswered
+            && answers == self.connection.answers.load(Ordering::Relaxed)
+            && since.elapsed() >= FAIR_WAIT
+        {
             self.connection.retired.store(true, Ordering::Relaxed);
         }
         // The lock is what makes this certain to be seen by one who is about to wait.

@@ -100,7 +100,7 @@ fn errors_outside_of_apps() {
         ),
         (
             "pushkey_keys: [a]\n",
-            "f.yaml:1: pushkey_keys: sealed pushkeys are not available in this version",
+            "f.yaml:1: pushkey_keys[0]: the file \"a\" cannot be read",
         ),
         (
             "proxy: 12\n",

@@ -27,7 +27,7 @@ use self::{
     request::Template,
     token::{ProviderToken, SigningFailed, Token},
 };
-use super::{AppContext, Attempt, renewal::renew_if_asked, transport};
+use super::{AppContext, Attempt, Expiry, renewal::renew_if_asked, transport};
 use crate::{
     config::{self, ApnsAuth},
     notification::{Device, Notification},
@@ -189,10 +189,10 @@ impl Apns {
     }
 
     /// When the certificate or the current provider token expires, in seconds since 1970.
-    pub(super) fn credentials_expire_at(&self) -> Option<i64> {
+    pub(super) fn credentials_expire_at(&self) -> Option<Expiry> {
         match &self.auth {
-            Auth::Token(token) => token.expires_at()?.try_into().ok(),
-            Auth::Certificate { not_after } => Some(*not_after),
+            Auth::Token(token) => Some(Expiry::Token(token.expires_at()?.try_into().ok()?)),
+            Auth::Certificate { not_after } => Some(Expiry::Certificate(*not_after)),
         }
     }
 }

@@ -11,12 +11,13 @@ use serde_json::{Map, Number, Value};
 use crate::{
     config::{self, ApnsPushType},
     notification::{Device, Notification},
+    opaque::Identifier,
     outcome::{Outcome, Suppressed},
     provider::{
         AppContext,
         payload::{
-            Form, collapse_tag, default_payload, expect_event, identifier, is_low, is_truthy,
-            non_empty,
+            ForDevice, Form, badge_blob, collapse_tag, default_payload, expect_event, for_device,
+            identifier, is_low, is_truthy, non_empty,
         },
     },
 };
@@ -115,11 +116,24 @@ pub(super) fn build(
             collapse_id: None,
             id: None,
         }),
-        Form::Opaque => {
-            expect_event(notification)?;
-            let identifier = identifier(context, notification, device);
+        Form::Opaque if notification.event_id().is_none() => {
+            let identifier = context.identifiers.random();
+            let blob = badge_blob(context, notification, device, identifier)?;
             Ok(Payload {
-                body: opaque_body(context, Some(&identifier.to_base64url())),
+                body: badge_body(identifier, &blob),
+                // Apple refuses a background push with a high priority.
+                priority: LOW,
+                push_type: Some(ApnsPushType::Background),
+                expiration: Some(expiration(context)),
+                collapse_id: None,
+                id: Some(identifier.to_uuid()),
+            })
+        }
+        Form::Opaque => {
+            let identifier = identifier(context, notification, device);
+            let for_device = for_device(context, notification, device, identifier);
+            Ok(Payload {
+                body: opaque_body(context, Some((identifier, for_device))),
                 priority,
                 push_type: Some(ApnsPushType::Alert),
                 expiration: Some(expiration(context)),
@@ -141,14 +155,53 @@ pub(super) fn build(
     }
 }
 
+/// The members beside `aps`: `n`, and what is for a device with keys.
+#[derive(Default, Serialize)]
+struct Beside {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    e: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p: Option<String>,
+}
+
+impl Beside {
+    fn new(n: Identifier, for_device: ForDevice) -> Self {
+        let only_n = Self {
+            n: Some(n.to_base64url()),
+            ..Self::default()
+        };
+        match for_device {
+            ForDevice::Nothing => only_n,
+            ForDevice::Tags { room, event } => Self {
+                r: room,
+                e: event,
+                ..only_n
+            },
+            ForDevice::Blob(blob) => Self {
+                p: Some(blob),
+                ..only_n
+            },
+        }
+    }
+}
+
+/// A silent push of a badge: `{"aps":{"content-available":1},"n":…,"p":…}`.
+fn badge_body(n: Identifier, blob: &str) -> Bytes {
+    let n = n.to_base64url();
+    format!(r#"{{"aps":{{"content-available":1}},"n":"{n}","p":"{blob}"}}"#).into()
+}
+
 /// The body of modes `opaque` and `wake`: `{"aps":{"alert":{"loc-key":L},"mutable-content":1},"n":…}`.
-fn opaque_body(context: &AppContext, n: Option<&str>) -> Bytes {
+fn opaque_body(context: &AppContext, for_device: Option<(Identifier, ForDevice)>) -> Bytes {
     #[derive(Serialize)]
     struct Body<'a> {
         aps: Aps<'a>,
-        /// The members for a device with keys, `r` and `e` or `p`, have their place after this one.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        n: Option<&'a str>,
+        #[serde(flatten)]
+        beside: Beside,
     }
 
     #[derive(Serialize)]
@@ -174,7 +227,9 @@ fn opaque_body(context: &AppContext, n: Option<&str>) -> Bytes {
             mutable_content: 1,
             sound: context.opaque.sound.as_deref(),
         },
-        n,
+        beside: for_device
+            .map(|(n, for_device)| Beside::new(n, for_device))
+            .unwrap_or_default(),
     };
     serde_json::to_vec(&body)
         .expect("strings and numbers are JSON")

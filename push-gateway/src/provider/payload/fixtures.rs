@@ -13,7 +13,7 @@ use crate::{
     config::{OpaqueOptions, PayloadMode},
     notification::{Device, Notification, Priority, Pushkey, TEST_EVENT_ID},
     opaque::Identifiers,
-    provider::AppContext,
+    provider::{AppContext, IgnoredKeys},
 };
 
 /// 2023-11-14 22:13:20 UTC
@@ -35,6 +35,7 @@ pub(in crate::provider) fn context_with(mode: PayloadMode, opaque: OpaqueOptions
         opaque,
         clock,
         random,
+        ignored_keys: IgnoredKeys::default(),
     }
 }
 

@@ -1,0 +1,58 @@
+//! `nocturne demo` as a person starts it.
+
+use std::{
+    fs,
+    process::{Command, Output},
+};
+
+use tempfile::TempDir;
+
+#[test]
+fn shows_what_got_through_and_says_that_every_step_was_seen_to_work() {
+    let folder = tempfile::tempdir().expect("there is room for temporary files");
+    let output = demo(&folder);
+    let text = String::from_utf8(output.stdout).expect("the demo writes UTF-8");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}\n{errors}");
+    assert_eq!(errors, "");
+
+    for line in [
+        "! room_id             !jWqX",
+        "✗ room_id             !jWqX",
+        "~ room_id             !jWqX",
+        "✗ 0 of 10 got through in clear.",
+        "✓ All 36 pushes arrived",
+        "✓ The same search finds none of it",
+        "event ID         YES       rotating  YES       rotating  encrypted encrypted YES       encrypted",
+        "message text     YES       no        YES       no        encrypted no        YES       no",
+        "device token     yes       yes       yes       yes       yes       yes       yes       yes",
+        "With Nocturne, of 10:   Apple reads 0",
+    ] {
+        assert!(text.contains(line), "{line:?} is missing in\n{text}");
+    }
+    assert!(!text.contains("FAILED"), "{text}");
+    assert!(!text.contains('\x1b'), "colours without a terminal\n{text}");
+    assert!(
+        text.lines().all(|line| line.chars().count() <= 100),
+        "{text}"
+    );
+}
+
+#[test]
+fn leaves_nothing_behind() {
+    let folder = tempfile::tempdir().expect("there is room for temporary files");
+    assert!(demo(&folder).status.success());
+    let left = fs::read_dir(folder.path()).expect("the folder is there");
+    assert_eq!(left.count(), 0);
+}
+
+/// Runs the demo with a proxy that does not exist: it stays on loopback.
+fn demo(folder: &TempDir) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_nocturne"))
+        .arg("demo")
+        .env_clear()
+        .env("TMPDIR", folder.path())
+        .env("HTTPS_PROXY", "http://192.0.2.1:1")
+        .output()
+        .expect("the command can be started")
+}

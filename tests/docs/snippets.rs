@@ -1,0 +1,51 @@
+//! Configurations in the documentation can be used as they are.
+
+use std::{fs, path::Path};
+
+use push_gateway::config;
+use shared::{clock::Clock, environment::Environment};
+use stand_ins::{ApnsKey, ServiceAccount, VapidKey, write_secret};
+
+use crate::{DOCUMENTS, code_blocks, read};
+
+/// Begins blocks that are another program's.
+const HOMESERVER: &str = "# homeserver.yaml";
+
+#[test]
+fn every_configuration_loads_without_an_error_and_without_a_warning() {
+    let folder = tempfile::tempdir().expect("there is room for temporary files");
+    write_keys(folder.path());
+    let mut loaded_some = 0;
+    for document in DOCUMENTS {
+        for (index, block) in code_blocks(&read(document), "yaml").into_iter().enumerate() {
+            if block.starts_with(HOMESERVER) {
+                continue;
+            }
+            let file = folder.path().join("push-gateway.yaml");
+            let keys = format!("{}/", folder.path().display());
+            fs::write(&file, block.replace("/etc/nocturne/", &keys))
+                .expect("the folder can be written to");
+            let loaded = config::load(&file, &Environment::default(), Clock::system().wall());
+            let problems = [loaded.errors, loaded.warnings].concat();
+            assert_eq!(problems, [""; 0], "block {} of {document}", index + 1);
+            loaded_some += 1;
+        }
+    }
+    assert!(loaded_some >= 4, "{loaded_some}");
+}
+
+fn write_keys(folder: &Path) {
+    let apns = ApnsKey::generate("ABCDEF1234", "TEAM123456").expect("a key");
+    let account = ServiceAccount::generate("example-project").expect("a key");
+    let vapid = VapidKey::generate().expect("a key");
+    for (name, text) in [
+        ("apns.p8", apns.pem()),
+        (
+            "service-account.json",
+            &account.json("https://oauth2.googleapis.com/token"),
+        ),
+        ("vapid.pem", vapid.pem()),
+    ] {
+        write_secret(&folder.join(name), text).expect("the folder can be written to");
+    }
+}
