@@ -16,6 +16,8 @@ use crate::{
     outcome::Outcome,
 };
 
+#[cfg(test)]
+mod answers;
 pub mod apns;
 mod detail;
 mod endpoint;
@@ -27,6 +29,8 @@ pub mod unified_push;
 pub mod web_push;
 
 pub use endpoint::OriginKey;
+#[cfg(test)]
+pub(crate) use payload::fixtures::any_value;
 
 /// What a payload depends on besides the notification: the app's options, time and randomness.
 #[derive(Clone, Debug)]
