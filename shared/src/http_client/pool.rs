@@ -319,6 +319,9 @@ impl Pool {
             .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(true)
             .max_header_list_size(16 * 1024)
+            // Answers are small, and what a server may send ahead is memory that it can take.
+            .initial_stream_window_size(64 * 1024)
+            .initial_connection_window_size(1024 * 1024)
             // Until the server has said its limit: one, as Apple wants it, instead of a guess that it may refuse.
             .initial_max_send_streams(1)
             .handshake(TokioIo::new(io))
