@@ -43,7 +43,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 const ORIGINS: usize = 1024;
 /// Pushkeys of an app whose late rejection is waiting to be reported.
 const LATE_REJECTIONS: usize = 65_536;
-/// Between two log lines about the failures of one app.
+/// Between two log lines about the failures, or the rejections, of one app.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// One app of the configuration.
@@ -64,6 +64,8 @@ pub struct App {
     pub late_rejections: LateRejections,
     /// Keeps an outage from filling the log.
     pub failure_log: LogGate,
+    /// Keeps a stranger with many bad pushkeys from filling it.
+    pub rejection_log: LogGate,
     destinations: Destinations,
     credentials: AtomicU8,
 }
@@ -294,6 +296,7 @@ impl App {
             metrics,
             late_rejections: LateRejections::default(),
             failure_log: LogGate::new(now),
+            rejection_log: LogGate::new(now),
             destinations,
             credentials: AtomicU8::new(0),
         })

@@ -80,10 +80,13 @@ pub(crate) async fn dispatch(
                 if state.unsafe_identifiers {
                     debug!(app_id = %device.app_id, "an app_id that matches no app, or several");
                 }
-                info!(
-                    reason = reason.label(),
-                    "a pushkey is rejected: its app_id matches no app of the configuration, or several"
-                );
+                if let Some(held_back) = gateway.unmatched_log.pass(gateway.clock.now()) {
+                    info!(
+                        reason = reason.label(),
+                        more_since_last_line = held_back,
+                        "a pushkey is rejected: its app_id matches no app of the configuration, or several"
+                    );
+                }
                 if let Some(outcome) = outcomes.get_mut(index) {
                     *outcome = Some(Outcome::Rejected(reason));
                 }
@@ -511,9 +514,17 @@ fn settle(
         Outcome::Suppressed(reason) => app.metrics.suppressed(*reason),
         Outcome::Rejected(reason) => {
             app.metrics.rejected(*reason);
-            if let (Some(gateway), Some((device, _))) = (gateway, of) {
+            if let (Some(gateway), Some((device, _))) = (gateway, of)
+                && let Some(held_back) = app.rejection_log.pass(gateway.clock.now())
+            {
                 let device = gateway.pseudonyms.of(device.pushkey.expose());
-                info!(app = %app.name, %device, reason = reason.label(), "a pushkey is rejected");
+                info!(
+                    app = %app.name,
+                    %device,
+                    reason = reason.label(),
+                    more_since_last_line = held_back,
+                    "a pushkey is rejected"
+                );
             }
         }
         Outcome::Failed(failure) => {

@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tracing::{error, info, warn};
 
 use crate::{
-    app::{Apps, Parts},
+    app::{Apps, LogGate, Parts},
     config::{self, Config, Limits},
     dedupe::Deliveries,
     dispatch,
@@ -46,6 +46,8 @@ pub struct Gateway {
     pub shutdown: Shutdown,
     /// Room for pushes that wait out their jitter.
     pub delayed: Arc<Semaphore>,
+    /// Keeps a stranger with many unknown app IDs from filling the log.
+    pub unmatched_log: LogGate,
     /// Room for requests with a large body.
     pub large_bodies: Arc<Semaphore>,
     environment: Environment,
@@ -127,6 +129,7 @@ impl Gateway {
             random,
             shutdown,
             delayed: Arc::new(Semaphore::new(dispatch::delayed_pushes())),
+            unmatched_log: LogGate::new(now),
             large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
             environment,
             path,

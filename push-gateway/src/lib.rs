@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use shared::{
     http_server::{self, Limits},
-    lifecycle,
+    lifecycle, open_files,
 };
 use tokio::{net::TcpListener, task::JoinSet};
 use tracing::info;
@@ -31,6 +31,9 @@ use gateway::{Gateway, World};
 
 /// How much longer than one request's budget a stop may take.
 const DRAIN_MARGIN: Duration = Duration::from_secs(2);
+
+/// Connections to the metrics at once.
+const METRICS_CONNECTIONS: usize = 16;
 
 /// A gateway whose listeners are bound, so that what is wrong with them has been seen.
 pub struct Bound {
@@ -96,6 +99,7 @@ impl Bound {
             ..
         } = self;
         let shutdown = gateway.shutdown.clone();
+        let limits = connection_limits(open_files::raise(), listeners.len());
         let mut servers = JoinSet::new();
         for listener in listeners {
             if let Ok(address) = listener.local_addr() {
@@ -105,7 +109,7 @@ impl Bound {
             servers.spawn(http_server::serve(
                 listener,
                 router,
-                Limits::default(),
+                limits,
                 shutdown.clone(),
             ));
         }
@@ -114,10 +118,14 @@ impl Bound {
                 info!(%address, "serving metrics");
             }
             let router = router::metrics(Arc::clone(&gateway));
+            let limits = Limits {
+                connections: METRICS_CONNECTIONS,
+                ..limits
+            };
             tokio::spawn(http_server::serve(
                 listener,
                 router,
-                Limits::default(),
+                limits,
                 shutdown.clone(),
             ))
         });
@@ -137,6 +145,17 @@ impl Bound {
             () = unfinished.finished() => {}
             () = shutdown.expired() => {}
         }
+    }
+}
+
+/// Half of the open files are left for providers, so that nobody who only connects keeps a push from
+/// getting out.
+fn connection_limits(open_files: u64, listeners: usize) -> Limits {
+    let most = Limits::default();
+    let half = usize::try_from(open_files / 2).unwrap_or(usize::MAX);
+    Limits {
+        connections: most.connections.min(half / listeners.max(1)).max(1),
+        ..most
     }
 }
 

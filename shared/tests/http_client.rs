@@ -245,6 +245,39 @@ async fn long_answers_are_cut() {
     );
 }
 
+/// What a server may send without being asked for more is memory that it can take.
+#[tokio::test]
+async fn a_server_may_not_send_megabytes_ahead() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let url = format!("http://{}/x", listener.local_addr().expect("an address"));
+    let server = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+        let accepted = connection.accept().await.expect("a request");
+        let (_request, mut respond) = accepted.expect("a request");
+        let mut body = respond
+            .send_response(http::Response::new(()), false)
+            .expect("open");
+        body.reserve_capacity(10_000_000);
+        let granted = std::future::poll_fn(|context| body.poll_capacity(context)).await;
+        body.send_data(Bytes::new(), true).expect("open");
+        let granted = granted.expect("open").expect("a window");
+        tokio::spawn(async move { while connection.accept().await.is_some() {} });
+        granted
+    });
+    let fixture = fixture().await;
+    let client = HttpClient::new(ClientConfig {
+        versions: Versions::Http2,
+        ..fixture.config.clone()
+    });
+    let response = post(&client.expect("a client"), &url).await;
+    assert_eq!(response.expect("answered").status, 200);
+    let granted = server.await.expect("no panic");
+    assert!(granted <= 64 * 1024, "{granted}");
+}
+
 #[tokio::test]
 async fn redirects_are_not_followed() {
     let fixture = fixture().await;

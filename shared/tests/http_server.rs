@@ -100,7 +100,7 @@ async fn a_head_byte_by_byte_does_not_win_time() {
     let dribble = tokio::spawn(async move {
         for byte in b"GET /small HTTP/1.1\r\nHost: x\r\nX: "
             .iter()
-            .chain([&b'y'; 10_000])
+            .chain(std::iter::repeat_n(&b'y', 10_000))
         {
             if writes.write_all(&[*byte]).await.is_err() {
                 return;

@@ -156,6 +156,31 @@ async fn a_crowd_of_devices_and_a_crowd_of_members_are_answered_within_the_budge
     gateway.assert_sound([]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_bad_pushkeys_are_rejected_without_thousands_of_lines() {
+    let world = World::new().await;
+    let mut gateway = world.gateway(&json!({})).await;
+    let long = "x".repeat(5000);
+    for (app_id, tail) in [("nobody", ""), ("apns.sygnal", "!"), ("gcm.sygnal", &*long)] {
+        let count = 50_000 / (50 + tail.len());
+        let devices: Vec<_> = (0..count)
+            .map(|number| json!({"app_id": app_id, "pushkey": format!("{number}{tail}")}))
+            .collect();
+        let answer = gateway
+            .notify(&json!({"notification": {"event_id": "$x", "devices": devices}}))
+            .await;
+        assert_eq!(
+            answer.json()["rejected"].as_array().map(Vec::len),
+            Some(count),
+            "{app_id}"
+        );
+    }
+    let lines = gateway.log().matches("a pushkey is rejected").count();
+    assert!((3..20).contains(&lines), "{lines}");
+    assert_eq!(world.stand_ins.google.seen_count(), 0);
+    gateway.assert_sound([]);
+}
+
 /// A device with everything that its type needs.
 fn device(kind: &str, mode: &str, known: &Known, number: u64) -> Value {
     let (pushkey, subscription) = match kind {

@@ -259,3 +259,33 @@ async fn pipelined_requests_are_answered_in_their_order() {
         assert_eq!(answer.json(), json!({"rejected": [number.to_string()]}));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_do_nothing_leave_room_for_pushes() {
+    let mut world = World::new().await;
+    for before in ["ulimit -S -n 150; ", "ulimit -n 150; "] {
+        world.before = before;
+        let mut gateway = world.gateway(&json!({})).await;
+        let mut homeserver = Connection::open(gateway.address).await.expect("open");
+        let health = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+        homeserver.send(health).await.expect("sent");
+        homeserver.answer().await.expect("open").expect("open");
+        let mut idle = Vec::new();
+        for _ in 0..170 {
+            let mut connection = Connection::open(gateway.address).await.expect("open");
+            connection.send(b"GET").await.expect("sent");
+            idle.push(connection);
+        }
+        for kind in ["apns", "gcm"] {
+            let body = json!({"notification": {"event_id": "$x", "devices": [
+                {"app_id": format!("{kind}.opaque"), "pushkey": Draw::token(1)}]}});
+            homeserver
+                .send(&post(body.to_string().as_bytes()))
+                .await
+                .expect("sent");
+            let answer = homeserver.answer().await.expect("open").expect("open");
+            assert_eq!(answer.json(), json!({"rejected": []}), "{before}");
+        }
+        gateway.assert_sound([]);
+    }
+}

@@ -28,6 +28,8 @@ pub(crate) struct World {
     pub(crate) stand_ins: StandIns,
     pub(crate) files: Files,
     folder: TempDir,
+    /// What the shell does before it starts the gateway.
+    pub(crate) before: &'static str,
 }
 
 /// A running gateway; it is gone when this is dropped.
@@ -49,6 +51,7 @@ impl World {
             stand_ins,
             files,
             folder,
+            before: "",
         }
     }
 
@@ -114,7 +117,9 @@ impl World {
             // JSON is YAML
             fs::write(&config, configuration.to_string()).expect("the folder can be written to");
             let output = fs::File::create(&log).expect("the folder can be written to");
-            let child = Command::new(env!("CARGO_BIN_EXE_nocturne"))
+            let child = Command::new("sh")
+                .args(["-c", &format!(r#"{}exec "$0" "$@""#, self.before)])
+                .arg(env!("CARGO_BIN_EXE_nocturne"))
                 .env_clear()
                 .env("SSL_CERT_FILE", &self.files.ca)
                 .env("RUST_LOG", "trace")

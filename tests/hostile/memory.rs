@@ -73,7 +73,7 @@ async fn a_push_that_waits_out_its_jitter_keeps_what_is_sent_and_nothing_else() 
         let values: Value = serde_json::from_str(&many_values()).expect("JSON");
         let mut body = json!({"notification": {"event_id": format!("${number}"), "devices": [
             {"app_id": "apns.opaque", "pushkey": Draw::token(draw.number())}]}});
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             body["notification"]["content"] = values;
         } else {
             body["notification"]["devices"][0]["data"] = json!({"x": values});

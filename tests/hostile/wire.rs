@@ -49,10 +49,9 @@ impl Connection {
 
     /// Reads one answer; none: the gateway closed the connection.
     pub(crate) async fn answer(&mut self) -> io::Result<Option<Answer>> {
-        match tokio::time::timeout(PATIENCE, self.read_answer()).await {
-            Ok(answer) => answer,
-            Err(_) => panic!("the gateway neither answers nor closes"),
-        }
+        tokio::time::timeout(PATIENCE, self.read_answer())
+            .await
+            .expect("the gateway answers or closes")
     }
 
     /// An answer, if it has already come.

@@ -151,7 +151,8 @@ impl Pool {
         loop {
             let attempt = match self.acquire().await? {
                 Lease::Http2(connection) => self.send_http2(connection, request).await,
-                Lease::Http1(lease) => self.send_http1(lease, request).await,
+                // Boxed: it is rare, and its size would be every request's.
+                Lease::Http1(lease) => Box::pin(self.send_http1(lease, request)).await,
             };
             match attempt {
                 Ok(response) => return Ok(response),
@@ -323,6 +324,9 @@ impl Pool {
             .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(true)
             .max_header_list_size(16 * 1024)
+            // Answers are small, and what a server may send ahead is memory that it can take.
+            .initial_stream_window_size(64 * 1024)
+            .initial_connection_window_size(1024 * 1024)
             // Until the server has said its limit: one, as Apple wants it, instead of a guess that it may refuse.
             .initial_max_send_streams(1)
             .handshake(TokioIo::new(io))

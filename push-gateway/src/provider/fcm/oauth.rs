@@ -195,7 +195,10 @@ mod tests {
 
     use http::header::RETRY_AFTER;
 
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::provider::answers::{any_answer, assert_harmless};
 
     fn answer(status: u16, body: &str) -> Result<Grant, Failure> {
         answer_after(status, None, body)
@@ -315,5 +318,14 @@ mod tests {
                 Retry::After(Duration::from_secs(9))
             )
         );
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_is_too_odd((status, headers, body) in any_answer()) {
+            if let Err(failure) = grant(status, &headers, &body, UNIX_EPOCH) {
+                assert_harmless(&failure.into());
+            }
+        }
     }
 }
