@@ -15,7 +15,7 @@ use crate::{
 const CLIENTS: u64 = 8;
 /// Bodies from each of them in one round.
 const BODIES: u64 = 150;
-/// Memory that a second round like the first may take besides, in KiB.
+/// Memory that another round like the first may take besides, in KiB.
 const GROWTH: u64 = 30 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -26,11 +26,17 @@ async fn no_body_gets_a_500_or_a_line_in_the_log_or_memory_for_good() {
         .gateway(&json!({"limits": {"request_budget": "1s", "per_pushkey_per_minute": 100_000}}))
         .await;
     let mut secrets = round(&gateway, &known, 1).await;
-    let first = gateway.resident();
-    secrets.extend(round(&gateway, &known, 2).await);
-    let second = gateway.resident();
-    if let (Some(first), Some(second)) = (first, second) {
-        assert!(second < first + GROWTH, "{first} KiB, then {second} KiB");
+    let mut resident = gateway.resident();
+    // How much an allocator keeps varies from round to round; a leak grows in each of them.
+    for number in 2..=4 {
+        secrets.extend(round(&gateway, &known, number).await);
+        let before = std::mem::replace(&mut resident, gateway.resident());
+        match (before, resident) {
+            (Some(before), Some(after)) if after >= before + GROWTH => {
+                assert!(number < 4, "{before} KiB, then {after} KiB");
+            }
+            _ => break,
+        }
     }
     gateway.assert_sound(secrets.iter().map(String::as_str).chain(known.secrets()));
 }

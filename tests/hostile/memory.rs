@@ -20,7 +20,7 @@ async fn many_large_bodies_at_once_take_their_turn_and_small_ones_do_not_wait() 
     let nobody_answers = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let endpoint = nobody_answers.local_addr().expect("an address");
     let mut gateway = world
-        .gateway(&json!({"limits": {"request_budget": "3s"}}))
+        .gateway(&json!({"limits": {"request_budget": "10s"}}))
         .await;
     let mut clients = JoinSet::new();
     for number in 0..64 {
