@@ -15,10 +15,10 @@ use crate::notification::{Device, TEST_EVENT_ID};
 /// How long a delivery is remembered, at least, while there is room.
 const MEMORY: Duration = Duration::from_mins(10);
 /// Deliveries in one of the two generations: 16 bytes each or less.
-const GENERATION: usize = 131_072;
+const GENERATION: usize = 262_144;
 
 /// Remembers deliveries as keyed hashes, in memory alone, for ten to twenty minutes; for a shorter
-/// time when there are more than 131,072 of them in ten minutes.
+/// time when there are more than 262,144 of them in ten minutes (437 a second).
 #[derive(Debug)]
 pub struct Deliveries {
     hasher: RandomState,
@@ -70,11 +70,14 @@ impl Deliveries {
     #[must_use]
     pub fn of(&self, event_id: Option<&str>, device: &Device) -> Option<Delivery> {
         let event_id = event_id.filter(|event_id| *event_id != TEST_EVENT_ID)?;
-        Some(Delivery(self.hasher.hash_one((
+        // `data` is an account's: two accounts on one device may share its pushkey, and be in one room.
+        let key = (
             event_id,
             device.app_id.as_str(),
             device.pushkey.expose(),
-        ))))
+            &device.data,
+        );
+        Some(Delivery(self.hasher.hash_one(key)))
     }
 
     /// The right to make this delivery; none: it was made. Waits while somebody else is making it.
@@ -209,6 +212,18 @@ mod tests {
             !contains(&deliveries, delivery, inserted + MEMORY * 5),
             "also when nothing happened in between"
         );
+    }
+
+    #[test]
+    fn two_accounts_on_one_device_both_get_the_event() {
+        let deliveries = Deliveries::new(Clock::system().now());
+        let account = |session: &str| {
+            let mut device = device("key");
+            device.data = serde_json::from_value(serde_json::json!({"session_id": session})).ok();
+            deliveries.of(Some("$event"), &device)
+        };
+        assert_ne!(account("one"), account("two"));
+        assert_eq!(account("one"), account("one"));
     }
 
     #[test]

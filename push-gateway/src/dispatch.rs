@@ -14,7 +14,7 @@ use futures_util::{FutureExt as _, StreamExt as _, future::join_all, stream};
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    app::{App, Credentials},
+    app::App,
     breaker::{Breaker, Change, Health},
     dedupe::Making,
     gateway::{Gateway, State},
@@ -35,6 +35,12 @@ const BACKOFF: Duration = Duration::from_secs(1);
 const WIDTH: usize = 64;
 /// Pushes of one app that wait out their `opaque.jitter`, at the most.
 const DELAYED: usize = 65_536;
+
+/// For how long a push whose homeserver was answered before (`opaque.jitter`) is tried, and with what
+/// pauses.
+const DELAYED_PATIENCE: Duration = Duration::from_mins(10);
+const DELAYED_BACKOFF: Duration = Duration::from_secs(2);
+const DELAYED_LONGEST_BACKOFF: Duration = Duration::from_mins(1);
 
 /// What the homeserver is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -282,7 +288,7 @@ impl Job<'_> {
             return Outcome::Rejected(reason);
         }
         let deliveries = &self.gateway.deliveries;
-        let making = match deliveries.of(self.notification.event_id(), device) {
+        let making = match deliveries.of(self.notification.event_id(), self.device) {
             None => None,
             Some(delivery) => {
                 let turn = deliveries.begin(delivery, &self.gateway.clock);
@@ -370,17 +376,34 @@ impl Job<'_> {
                 () = tokio::time::sleep(delay) => {}
                 () = gateway.shutdown.begun() => {}
             }
-            let deadline = gateway.clock.now() + state.limits.request_budget;
-            let permit = tokio::time::timeout_at(deadline.into(), app.in_flight.acquire()).await;
-            let outcome = match permit {
-                Ok(Ok(_permit)) => send(&gateway, &app, &push, deadline).await,
-                Ok(Err(_)) | Err(_) => {
-                    Failure::new(Cause::InFlightLimit, "inflight_request_limit", Retry::Never)
-                        .into()
+            let give_up = gateway.clock.now() + DELAYED_PATIENCE;
+            let mut pause = DELAYED_BACKOFF;
+            let outcome = loop {
+                let outcome = send_delayed(&gateway, &state, &app, &push).await;
+                let Outcome::Failed(failure) = &outcome else {
+                    break outcome;
+                };
+                // Nobody but the gateway has this push any more.
+                let again = gateway.clock.now() + pause;
+                if !failure.cause.may_pass() || again >= give_up || gateway.shutdown.has_begun() {
+                    break outcome;
                 }
+                tokio::select! {
+                    () = tokio::time::sleep_until(again.into()) => {}
+                    () = gateway.shutdown.begun() => {}
+                }
+                pause = (pause * 2).min(DELAYED_LONGEST_BACKOFF);
             };
             if let Outcome::Rejected(reason) = &outcome {
                 app.late_rejections.insert(&device.pushkey, *reason);
+            }
+            if let Outcome::Failed(failure) = &outcome {
+                warn!(
+                    app = %app.name,
+                    cause = failure.cause.label(),
+                    detail = %failure.detail,
+                    "a push that had waited out its jitter is lost: its homeserver was answered before"
+                );
             }
             settle(
                 &app,
@@ -390,6 +413,17 @@ impl Job<'_> {
             );
         });
         Outcome::Suppressed(Suppressed::Delayed)
+    }
+}
+
+/// Sends a push that has waited out its jitter, within one request's budget.
+async fn send_delayed(gateway: &Gateway, state: &State, app: &App, push: &Push) -> Outcome {
+    let deadline = gateway.clock.now() + state.limits.request_budget;
+    match tokio::time::timeout_at(deadline.into(), app.in_flight.acquire()).await {
+        Ok(Ok(_permit)) => send(gateway, app, push, deadline).await,
+        Ok(Err(_)) | Err(_) => {
+            Failure::new(Cause::InFlightLimit, "inflight_request_limit", Retry::Never).into()
+        }
     }
 }
 
@@ -433,8 +467,11 @@ async fn send(gateway: &Gateway, app: &App, push: &Push, deadline: Instant) -> O
         }
         let failure = match outcome {
             Outcome::Delivered | Outcome::Rejected(_) | Outcome::Suppressed(_) => {
+                if outcome == Outcome::Delivered {
+                    destination.delivered();
+                }
                 if status.is_some() {
-                    app.set_credentials(Credentials::Accepted);
+                    app.set_credentials(true, now);
                 }
                 report(app, Breaker::record(permit, Health::Up, now));
                 return outcome;
@@ -442,7 +479,7 @@ async fn send(gateway: &Gateway, app: &App, push: &Push, deadline: Instant) -> O
             Outcome::Failed(failure) => failure,
         };
         if failure.cause == Cause::Credentials {
-            app.set_credentials(Credentials::Refused);
+            app.set_credentials(false, now);
         }
         // A timeout that came early because the request's budget was nearly used up shows nothing.
         if failure.cause != Cause::Timeout || full <= deadline {

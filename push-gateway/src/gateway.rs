@@ -28,6 +28,9 @@ use crate::{
 /// times as much when it is parsed.
 const LARGE_BODIES: usize = 8;
 
+/// How much longer than one request's budget a stop may take.
+const DRAIN_MARGIN: Duration = Duration::from_secs(2);
+
 /// The running gateway.
 pub struct Gateway {
     /// What the configuration decides; replaced as a whole.
@@ -138,6 +141,12 @@ impl Gateway {
         Ok((Arc::new(gateway), Unfinished(finished)))
     }
 
+    /// How long what is under way may take when the gateway stops.
+    #[must_use]
+    pub fn drain(&self) -> Duration {
+        self.state().limits.request_budget + DRAIN_MARGIN
+    }
+
     /// The state now in force. A request keeps the one it began with.
     #[must_use]
     pub fn state(&self) -> Arc<State> {
@@ -227,6 +236,9 @@ impl Gateway {
         self.metrics
             .unsafe_identifiers
             .set(i64::from(state.unsafe_identifiers));
+        if state.unsafe_identifiers && !before.unsafe_identifiers {
+            warn_of_unsafe_identifiers();
+        }
         self.state.store(Arc::new(state));
         Ok(())
     }
@@ -241,12 +253,10 @@ impl Gateway {
             let state = self.state();
             for app in state.apps.iter() {
                 app.context.identifiers.expire();
+                app.close_idle();
             }
             if state.unsafe_identifiers && minute % 60 == 0 {
-                warn!(
-                    "log.unsafe_identifiers is on: pushkeys, event IDs and room IDs are written to the log at level \
-                     debug; switch it off when you are done"
-                );
+                warn_of_unsafe_identifiers();
             }
         }
     }
@@ -296,4 +306,11 @@ impl Unfinished {
     pub async fn finished(mut self) {
         while self.0.recv().await.is_some() {}
     }
+}
+
+fn warn_of_unsafe_identifiers() {
+    warn!(
+        "log.unsafe_identifiers is on: pushkeys, event IDs and room IDs are written to the log at level \
+                     debug; switch it off when you are done"
+    );
 }

@@ -29,9 +29,6 @@ pub mod sealed;
 use config::Config;
 use gateway::{Gateway, World};
 
-/// How much longer than one request's budget a stop may take.
-const DRAIN_MARGIN: Duration = Duration::from_secs(2);
-
 /// Connections to the metrics at once.
 const METRICS_CONNECTIONS: usize = 16;
 
@@ -41,7 +38,6 @@ pub struct Bound {
     unfinished: gateway::Unfinished,
     listeners: Vec<TcpListener>,
     metrics_listener: Option<TcpListener>,
-    drain: Duration,
 }
 
 /// Makes a gateway ready and binds its listeners.
@@ -58,14 +54,12 @@ pub async fn bind(config: Config, world: World) -> Result<Bound, String> {
         Some(address) => Some(http_server::bind(address).await?),
         None => None,
     };
-    let drain = config.limits.request_budget + DRAIN_MARGIN;
     let (gateway, unfinished) = Gateway::new(config, world)?;
     Ok(Bound {
         gateway,
         unfinished,
         listeners,
         metrics_listener,
-        drain,
     })
 }
 
@@ -74,12 +68,6 @@ impl Bound {
     #[must_use]
     pub fn gateway(&self) -> Arc<Gateway> {
         Arc::clone(&self.gateway)
-    }
-
-    /// How long what is under way may take when the gateway stops.
-    #[must_use]
-    pub const fn drain(&self) -> Duration {
-        self.drain
     }
 
     /// Where the gateway listens.
@@ -96,7 +84,6 @@ impl Bound {
             unfinished,
             listeners,
             metrics_listener,
-            ..
         } = self;
         let shutdown = gateway.shutdown.clone();
         let limits = connection_limits(open_files::raise(), listeners.len());
@@ -166,11 +153,17 @@ fn connection_limits(open_files: u64, listeners: usize) -> Limits {
 /// When the operating system lets no signal handler be set.
 pub async fn run(bound: Bound, trigger: lifecycle::ShutdownTrigger) -> std::io::Result<()> {
     let gateway = Arc::downgrade(&bound.gateway());
-    let drain = bound.drain();
-    lifecycle::run(bound.serve(), trigger, drain, async move || {
-        if let Some(gateway) = gateway.upgrade() {
-            gateway.reload().await;
+    let drain = || {
+        let gateway = gateway.upgrade();
+        gateway.map_or(Duration::ZERO, |gateway| gateway.drain())
+    };
+    let reload = || {
+        let gateway = gateway.clone();
+        async move {
+            if let Some(gateway) = gateway.upgrade() {
+                gateway.reload().await;
+            }
         }
-    })
-    .await
+    };
+    lifecycle::run(bound.serve(), trigger, drain, reload).await
 }

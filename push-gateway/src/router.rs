@@ -35,6 +35,9 @@ const OPENMETRICS: HeaderValue =
 /// A body that is larger than this waits for its turn. What homeservers send has one to five kilobytes.
 const SMALL_BODY: usize = 16 * 1024;
 
+/// How long the rest of a large body may take once it has its turn.
+const LARGE_BODY_TIME: Duration = Duration::from_secs(5);
+
 /// What a UnifiedPush client asks a push server's host, to find out whether a gateway is there.
 const DISCOVERY: &str = r#"{"gateway":"matrix","unifiedpush":{"gateway":"matrix"}}"#;
 
@@ -101,13 +104,14 @@ async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
         reasons.push("stopping".to_owned());
     }
     for app in gateway.state().apps.iter() {
-        if app.credentials() == Credentials::Refused {
+        if app.credentials(now) == Credentials::Refused {
             reasons.push(format!(
                 "{}: the provider refuses the gateway's credentials",
                 app.name
             ));
         }
-        if app.breaker_state(now) != BreakerState::Closed {
+        // Half open is not down: somebody has to send it the push that finds out.
+        if app.breaker_state(now) == BreakerState::Open {
             reasons.push(format!("{}: the provider is down", app.name));
         }
     }
@@ -218,7 +222,7 @@ async fn read(
     gateway: &Gateway,
     state: &Running,
     mut body: Body,
-    deadline: Instant,
+    mut deadline: Instant,
 ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Response> {
     let limit = state.limits.max_body;
     let declared = http_body::Body::size_hint(&body).lower();
@@ -256,7 +260,11 @@ async fn read(
         if read.len() > SMALL_BODY && room.is_none() {
             let turn = Arc::clone(&gateway.large_bodies).acquire_owned();
             match tokio::time::timeout_at(deadline.into(), turn).await {
-                Ok(turn) => room = turn.ok(),
+                Ok(turn) => {
+                    room = turn.ok();
+                    // Others wait for it: whoever has the turn sends on.
+                    deadline = deadline.min(gateway.clock.now() + LARGE_BODY_TIME);
+                }
                 Err(_) => return Err(closing(limited(Duration::from_secs(1)))),
             }
         }

@@ -149,6 +149,50 @@ async fn http_1_is_spoken_where_the_server_knows_nothing_else() {
     );
 }
 
+/// A connection is kept for the next request, also one that was just made.
+#[tokio::test]
+async fn http_1_connections_are_used_again() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a listener");
+    let address = listener.local_addr().expect("an address");
+    let opened = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    tokio::spawn({
+        let opened = Arc::clone(&opened);
+        async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                opened.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                tokio::spawn(async move {
+                    let mut buffer = Vec::new();
+                    while stream
+                        .read_buf(&mut buffer)
+                        .await
+                        .is_ok_and(|read| read > 0)
+                    {
+                        // The requests of this test end with their body.
+                        if buffer.ends_with(b"hello") {
+                            buffer.clear();
+                            let answer = b"HTTP/1.1 201 Created\r\ncontent-length: 0\r\n\r\n";
+                            if stream.write_all(answer).await.is_err() {
+                                return;
+                            }
+                        }
+                    }
+                });
+            }
+        }
+    });
+    let client = fixture().await.client();
+    for _ in 0..20 {
+        let response = post(&client, &format!("http://{address}/"))
+            .await
+            .expect("answered");
+        assert_eq!(response.status, 201);
+    }
+    assert_eq!(opened.load(std::sync::atomic::Ordering::SeqCst), 1);
+}
+
 #[tokio::test]
 async fn a_server_that_does_not_speak_http_is_an_error_and_no_more() {
     let fixture = fixture().await;
