@@ -86,7 +86,7 @@ pub(super) const STORY: [Message; 3] = [BRIEF, ELSEWHERE, FULL];
 /// A room that the user is in, as the app on the device knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Room {
-    pub(super) room_id: &'static str,
+    pub(super) id: &'static str,
     pub(super) name: &'static str,
     /// What the app finds in the room when it synchronises it.
     pub(super) events: &'static [&'static str],
@@ -95,7 +95,7 @@ pub(super) struct Room {
 /// All rooms of the user; the messages come in the first two.
 pub(super) const ROOMS: [Room; 5] = [
     Room {
-        room_id: BRIEF.room_id,
+        id: BRIEF.room_id,
         name: "Oncology follow-up",
         events: &[
             "$Zr0pLx8Tn4VbQc6WmYkJd2HsGf9AuEi7oX1tNvKqB3M",
@@ -104,7 +104,7 @@ pub(super) const ROOMS: [Room; 5] = [
         ],
     },
     Room {
-        room_id: ELSEWHERE.room_id,
+        id: ELSEWHERE.room_id,
         name: "Allotment neighbours",
         events: &[
             "$5mQeTy1UiOp7AsDf3GhJk9LzXc2VbNm8WrRt4YqZx6E",
@@ -112,17 +112,17 @@ pub(super) const ROOMS: [Room; 5] = [
         ],
     },
     Room {
-        room_id: "!yTzKwQnMbVcXlRpSdF:clinic.example",
+        id: "!yTzKwQnMbVcXlRpSdF:clinic.example",
         name: "Family",
         events: &["$a7SdF2gHj9KlZx4CvBn1Mq6WeRt8YuIo3PpLkJhGfDs"],
     },
     Room {
-        room_id: "!dGkRmWtYpNqLxZvBhJ:clinic.example",
+        id: "!dGkRmWtYpNqLxZvBhJ:clinic.example",
         name: "Choir",
         events: &["$b3NmK8jHg5FdSa1PoIu7YtRe2WqZx9CvLl4XkJmQnBw"],
     },
     Room {
-        room_id: "!vLsXcMfKjTrWbQnZpH:other.example",
+        id: "!vLsXcMfKjTrWbQnZpH:other.example",
         name: "Announcements",
         events: &["$c9VbT4xZq1LkJh6GfDs3PoIu8YtRe5WqMm2NnBvXcAz"],
     },

@@ -398,7 +398,8 @@ fn linking(deliveries: &[Delivery], paper: &Paper) -> String {
     };
     let mut heading = Line::default().with("APPLE SAW", Style::Heading);
     heading.pad(TAGS_WIDTH);
-    let mut lines = vec![heading.with("THE PHONE FOUND", Style::Heading)];
+    let heading = heading.with("THE PHONE FOUND", Style::Heading);
+    let mut lines = vec![heading.cut(paper.width())];
     for delivery in verdict::of(deliveries, channel) {
         let json = delivery.request.json().unwrap_or_default();
         let member = |name: &str| json[name].as_str().unwrap_or("none").to_owned();

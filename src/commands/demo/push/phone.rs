@@ -58,7 +58,7 @@ impl Phone {
             Self::Plain => Found::default(),
             Self::Tags(secret) => {
                 let (n, r, e) = (member("n"), member("r"), member("e"));
-                let is_room = |room: &Room| secret.room(n, room.room_id).as_deref() == Some(r);
+                let is_room = |room: &Room| secret.room(n, room.id).as_deref() == Some(r);
                 let rooms: Vec<_> = ROOMS.into_iter().filter(is_room).collect();
                 // the app synchronises the room, and then knows its events
                 let is_event = |event: &&str| secret.event(n, event).as_deref() == Some(e);

@@ -308,7 +308,7 @@ fn not_found(delivery: &Delivery) -> Option<String> {
     let (event_id, room_id) = delivery.message.ids();
     let rooms = &delivery.found.rooms;
     match rooms.as_slice() {
-        [room] if room.room_id != room_id => Some("another room".to_owned()),
+        [room] if room.id != room_id => Some("another room".to_owned()),
         [_] if delivery.found.events != [event_id] => Some("not the event".to_owned()),
         [_] => None,
         _ => Some(format!("{} rooms", rooms.len())),
