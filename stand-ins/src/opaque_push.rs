@@ -24,6 +24,12 @@ impl TagSecret {
         Self(random())
     }
 
+    /// One that was registered.
+    #[must_use]
+    pub fn parse(secret: &str) -> Option<Self> {
+        Some(Self(from_base64url(secret)?.try_into().ok()?))
+    }
+
     /// As the app registers it.
     #[must_use]
     pub fn secret(&self) -> String {
@@ -91,7 +97,7 @@ mod tests {
     /// Computed with Python's `hmac`.
     #[test]
     fn tags_are_those_of_another_implementation() {
-        let secret = TagSecret([7; 32]);
+        let secret = TagSecret::parse(&TagSecret([7; 32]).secret()).unwrap();
         let n = "AAECAwQFBgcICQoLDA0ODw";
         assert_eq!(
             secret.room(n, "!room:example.org").as_deref(),
