@@ -74,7 +74,7 @@ sealed class Push {
     class Tagged(override val n: String, val roomId: String?, val eventId: String?) : Push()
 
     /** A sealed blob (§5): all that the notification says. */
-    class Sealed(override val n: String?, val notification: Notification) : Push()
+    class Sealed(override val n: String?, val notification: SealedNotification) : Push()
 
     /** The client's own push test, the one push with identifiers in clear (§6). */
     class Test(val eventId: String, val roomId: String?) : Push() {
@@ -83,7 +83,7 @@ sealed class Push {
 }
 
 /** What a sealed blob says (§5). */
-class Notification(
+class SealedNotification(
     val eventId: String?,
     val roomId: String?,
     val unread: Long?,
@@ -174,7 +174,7 @@ class Receiver(
             fun number(name: String) = (member(name) as? Number)?.toLong()
             if (text("event_id") == TEST_EVENT) return Push.Test(TEST_EVENT, text("room_id"))
             ensure((member("v") as? Number)?.toDouble() == 1.0, PushError.VERSION)
-            val notification = Notification(
+            val notification = SealedNotification(
                 eventId = text("event_id"),
                 roomId = text("room_id"),
                 unread = number("unread"),
