@@ -15,7 +15,10 @@ use push_gateway::{
     notification::{Device, Notification, Pushkey},
     opaque::Identifiers,
     outcome::{Cause, Outcome, Rejected, Retry, Suppressed},
-    provider::{AppContext, Attempt, Provider, Push, unified_push::UnifiedPush, web_push::WebPush},
+    provider::{
+        AppContext, Attempt, Counters, Provider, Push, Shortfalls, unified_push::UnifiedPush,
+        web_push::WebPush,
+    },
 };
 use rustls::{
     RootCertStore,
@@ -349,9 +352,13 @@ impl World {
                 mode: PayloadMode::Opaque,
                 opaque,
                 identifiers: Arc::new(identifiers),
+                shortfalls: Arc::new(Shortfalls::new(
+                    "app".into(),
+                    Counters::default(),
+                    clock.clone(),
+                )),
                 clock,
                 random,
-                ignored_keys: push_gateway::provider::IgnoredKeys::default(),
             },
         }
     }
