@@ -66,7 +66,7 @@ impl Plaintext {
     pub fn of(contents: Contents<'_>) -> Self {
         let mut members = Members::of(contents);
         let mut json = members.encode();
-        let steps: [(LeftOut, fn(&mut Members<'_>)); 5] = [
+        let steps: [Step; 5] = [
             (LeftOut::Data, |members| members.data = None),
             (LeftOut::Content, |members| members.content = None),
             (LeftOut::Event, |members| {
@@ -163,6 +163,9 @@ impl fmt::Debug for Plaintext {
         formatter.write_str("Plaintext([hidden])")
     }
 }
+
+/// What is left out next where all of it does not fit.
+type Step = (LeftOut, fn(&mut Members<'_>));
 
 /// The JSON object, in the order of its members.
 #[derive(Clone, Copy, Serialize)]

@@ -155,7 +155,7 @@ fn keys_for_sealed_pushkeys() {
     assert_each(&fixture, cases, |text| {
         fixture.load(&format!("{text}{GOOD}")).errors
     });
-    let both = fixture.config(&format!("pushkey_keys: [DIR/key.b64]\n{GOOD}",));
+    let both = fixture.config(&format!("pushkey_keys: [DIR/key.b64]\n{GOOD}"));
     assert_eq!(both.pushkey_keys.iter().count(), 1);
 }
 
