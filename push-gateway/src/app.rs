@@ -26,8 +26,8 @@ use crate::{
     opaque::Identifiers,
     outcome::Rejected,
     provider::{
-        AppContext, OriginKey, Provider, Push, apns::Apns, fcm::Fcm, unified_push::UnifiedPush,
-        web_push::WebPush,
+        AppContext, OriginKey, Provider, Push, Shortfalls, apns::Apns, fcm::Fcm,
+        unified_push::UnifiedPush, web_push::WebPush,
     },
 };
 
@@ -45,7 +45,7 @@ const ORIGINS: usize = 1024;
 const STRANGERS_SHARE: usize = 8;
 /// Pushkeys of an app whose late rejection is waiting to be reported.
 const LATE_REJECTIONS: usize = 65_536;
-/// Between two log lines about the failures, or the rejections, of one app.
+/// Between two log lines about the same of one app.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// One app of the configuration.
@@ -68,6 +68,8 @@ pub struct App {
     pub failure_log: LogGate,
     /// Keeps a stranger with many bad pushkeys from filling it.
     pub rejection_log: LogGate,
+    /// Keeps pushkeys sealed to a key that was retired from filling the log.
+    pub unopened_log: LogGate,
     destinations: Destinations,
     http: HttpClient,
     start: Instant,
@@ -268,11 +270,10 @@ impl App {
             })
             .map_or_else(
                 || {
-                    Arc::new(Identifiers::new(
-                        &app.opaque,
-                        parts.clock.clone(),
-                        parts.random.clone(),
-                    ))
+                    let identifiers =
+                        Identifiers::new(&app.opaque, parts.clock.clone(), parts.random.clone());
+                    let set_back = parts.metrics.clock_set_back(&app.id);
+                    Arc::new(identifiers.counting(app.id.as_str().into(), set_back))
                 },
                 |before| Arc::clone(&before.context.identifiers),
             );
@@ -298,7 +299,11 @@ impl App {
                 identifiers,
                 clock: parts.clock.clone(),
                 random: parts.random.clone(),
-                ignored_keys: parts.metrics.ignored_keys(&app.id),
+                shortfalls: Arc::new(Shortfalls::new(
+                    app.id.as_str().into(),
+                    parts.metrics.shortfalls(&app.id),
+                    parts.clock.clone(),
+                )),
             },
             in_flight: Semaphore::new(app.inflight_request_limit.min(Semaphore::MAX_PERMITS)),
             request_timeout: app.request_timeout,
@@ -308,6 +313,7 @@ impl App {
             http: kept,
             failure_log: LogGate::new(now),
             rejection_log: LogGate::new(now),
+            unopened_log: LogGate::new(now),
             destinations,
             start: now,
             credentials: AtomicU64::new(UNTRIED),

@@ -251,13 +251,15 @@ impl Job<'_> {
             }
             Err(reason) => {
                 self.gateway.metrics.unopened(reason);
-                let device = self.gateway.pseudonyms.of(pushkey);
-                info!(
-                    app = %self.app.name,
-                    %device,
-                    reason = reason.label(),
-                    "a sealed pushkey does not open with any key of `pushkey_keys`"
-                );
+                if let Some(held_back) = self.app.unopened_log.pass(self.gateway.clock.now()) {
+                    info!(
+                        app = %self.app.name,
+                        reason = reason.label(),
+                        more_since_last_line = held_back,
+                        "a sealed pushkey cannot be opened: {}",
+                        reason.explanation()
+                    );
+                }
                 Outcome::Rejected(Rejected::Sealed)
             }
         }

@@ -13,8 +13,8 @@ use prometheus_client::{
 
 use crate::{
     outcome::{Cause, Rejected, Suppressed},
-    provider::{Expiry, IgnoredKeys},
-    sealed::{keys::Ignored, pushkey::CannotOpen},
+    provider::{Counters, Expiry},
+    sealed::{keys::Ignored, plaintext::LeftOut, pushkey::CannotOpen},
 };
 
 /// The buckets of Python's Prometheus client, in seconds.
@@ -95,6 +95,8 @@ pub struct Metrics {
     /// Reloads that were refused because the new configuration is bad.
     pub failed_reloads: Counter,
     ignored_device_keys: Family<ByAppAndReason, Counter>,
+    trimmed_notifications: Family<ByAppAndReason, Counter>,
+    clock_set_back: Family<ByApp, Counter>,
     unopened_pushkeys: Family<ByReason, Counter>,
     /// 1 while `log.unsafe_identifiers` is on.
     pub unsafe_identifiers: Gauge,
@@ -310,6 +312,16 @@ impl Metrics {
                 "nocturne_push_ignored_device_keys",
                 "Pushes sent without tags or blob because the device's keys cannot be used, by app and reason",
             ),
+            trimmed_notifications: register(
+                to,
+                "nocturne_push_trimmed_notifications",
+                "Notifications sealed without some of their members because they are too large, by app and what was left out",
+            ),
+            clock_set_back: register(
+                to,
+                "nocturne_push_clock_set_back",
+                "Times that the clock went back into an earlier epoch of opaque.key_file, by app",
+            ),
             unopened_pushkeys: register(
                 to,
                 "nocturne_push_unopened_pushkeys",
@@ -397,20 +409,29 @@ impl Metrics {
             .inc();
     }
 
-    /// One app's counts of device keys that cannot be used.
+    /// One app's counts of what its pushes lack.
     #[must_use]
-    pub fn ignored_keys(&self, name: &str) -> IgnoredKeys {
-        let count = |reason: Ignored| {
-            self.ignored_device_keys
-                .get_or_create_owned(&ByAppAndReason {
-                    app: name.into(),
-                    reason: reason.label(),
-                })
+    pub fn shortfalls(&self, name: &str) -> Counters {
+        let counter = |family: &Family<ByAppAndReason, Counter>, reason| {
+            family.get_or_create_owned(&ByAppAndReason {
+                app: name.into(),
+                reason,
+            })
         };
-        IgnoredKeys {
-            version: count(Ignored::Version),
-            malformed: count(Ignored::Malformed),
+        let ignored = |reason: Ignored| counter(&self.ignored_device_keys, reason.label());
+        Counters {
+            unknown_version: ignored(Ignored::Version),
+            malformed_keys: ignored(Ignored::NoObject),
+            left_out: LeftOut::ALL
+                .map(|left_out| counter(&self.trimmed_notifications, left_out.label())),
         }
+    }
+
+    /// How often the clock went back into an earlier epoch, for one app.
+    #[must_use]
+    pub fn clock_set_back(&self, name: &str) -> Counter {
+        self.clock_set_back
+            .get_or_create_owned(&ByApp { app: name.into() })
     }
 
     /// Counts a request as being answered, until the guard is dropped.

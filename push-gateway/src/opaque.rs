@@ -13,7 +13,9 @@ use std::{
 use arc_swap::ArcSwap;
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use prometheus_client::metrics::counter::Counter;
 use shared::{clock::Clock, random::Random, secret::Secret};
+use tracing::warn;
 use zeroize::Zeroizing;
 
 use crate::config::OpaqueOptions;
@@ -23,6 +25,8 @@ pub struct Identifiers {
     keys: Keys,
     clock: Clock,
     random: Random,
+    app: Arc<str>,
+    set_back: Counter,
 }
 
 /// The notification identifier `n`: 16 bytes.
@@ -93,6 +97,18 @@ impl Identifiers {
             keys,
             clock,
             random,
+            app: "".into(),
+            set_back: Counter::default(),
+        }
+    }
+
+    /// The same for this app in logs, and with this counter of the times that the clock was set back.
+    #[must_use]
+    pub fn counting(self, app: Arc<str>, set_back: Counter) -> Self {
+        Self {
+            app,
+            set_back,
+            ..self
         }
     }
 
@@ -162,15 +178,24 @@ impl Identifiers {
                 epoch_seconds,
                 current,
             } => {
-                // Any other number, not only a higher one: the wall clock may have been set back.
-                let number = self.clock.unix_seconds() / epoch_seconds;
+                // In this order: then a lower number does not come from another thread that saw a later time.
                 let loaded = current.load();
+                let number = self.clock.unix_seconds() / epoch_seconds;
                 if loaded.number == number {
                     return use_key(&loaded.key);
                 }
-                drop(loaded);
+                // Any other number, not only a higher one: the wall clock may have been set back.
                 let derived = Arc::new(FileEpoch::derive(file_key.expose(), number));
-                current.store(Arc::clone(&derived));
+                let before = current.compare_and_swap(&loaded, Arc::clone(&derived));
+                if Arc::ptr_eq(&before, &loaded) && number < loaded.number {
+                    self.set_back.inc();
+                    warn!(
+                        app = %self.app,
+                        epochs = loaded.number - number,
+                        "the clock was set back into an earlier epoch of `opaque.key_file`: identifiers of that \
+                         epoch are in use again until it has caught up"
+                    );
+                }
                 use_key(&derived.key)
             }
         }
@@ -372,6 +397,60 @@ mod tests {
         assert_eq!(event(&one), first);
         clock.set_wall(UNIX_EPOCH - HOUR);
         let _ = event(&one);
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_into_an_earlier_epoch_is_counted_once_each_time() {
+        let clock = Clock::manual(noon());
+        let set_back = Counter::default();
+        let identifiers = file_keys(HOUR, &clock, 1).counting("app".into(), set_back.clone());
+        let first = event(&identifiers);
+        // within the epoch, and forwards: nothing to be said
+        clock.set_wall(noon() + Duration::from_mins(1));
+        clock.set_wall(noon());
+        assert_eq!(event(&identifiers), first);
+        clock.set_wall(noon() + 5 * HOUR);
+        let later = event(&identifiers);
+        assert_eq!(set_back.get(), 0);
+
+        clock.set_wall(noon());
+        for _ in 0..3 {
+            assert_eq!(event(&identifiers), first);
+            identifiers.expire();
+        }
+        assert_eq!(set_back.get(), 1);
+        clock.set_wall(noon() + 5 * HOUR);
+        assert_eq!(event(&identifiers), later);
+        clock.set_wall(noon() + 4 * HOUR);
+        identifiers.expire();
+        assert_eq!(set_back.get(), 2);
+    }
+
+    #[test]
+    fn one_step_back_is_counted_once_for_all_threads() {
+        let clock = Clock::manual(noon());
+        let set_back = Counter::default();
+        let identifiers = file_keys(HOUR, &clock, 1).counting("app".into(), set_back.clone());
+        clock.set_wall(noon() - 5 * HOUR);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| event(&identifiers));
+            }
+        });
+        assert_eq!(set_back.get(), 1);
+    }
+
+    #[test]
+    fn random_keys_know_nothing_of_the_wall_clock() {
+        let clock = Clock::manual(noon());
+        let set_back = Counter::default();
+        let options = OpaqueOptions::default();
+        let identifiers = Identifiers::new(&options, clock.clone(), Random::seeded(1))
+            .counting("app".into(), set_back.clone());
+        let first = event(&identifiers);
+        clock.set_wall(UNIX_EPOCH);
+        assert_eq!(event(&identifiers), first);
+        assert_eq!(set_back.get(), 0);
     }
 
     /// The formulas of the specification, written out in one piece.

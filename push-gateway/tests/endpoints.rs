@@ -15,7 +15,10 @@ use push_gateway::{
     notification::{Device, Notification, Pushkey},
     opaque::Identifiers,
     outcome::{Cause, Outcome, Rejected, Retry, Suppressed},
-    provider::{AppContext, Attempt, Provider, Push, unified_push::UnifiedPush, web_push::WebPush},
+    provider::{
+        AppContext, Attempt, Counters, Provider, Push, Shortfalls, unified_push::UnifiedPush,
+        web_push::WebPush,
+    },
 };
 use rustls::{
     RootCertStore,
@@ -286,12 +289,17 @@ async fn keys_that_do_not_work_never_make_a_unified_push_go_out_in_clear() {
     let world = World::start().await;
     let phone = world.push_service.subscribe_unified_push().unwrap();
     let off_the_curve = format!("{}AAAA", &phone.p256dh[..83]);
-    let device = device(
-        &phone.endpoint,
-        json!({"nocturne": {"v": 1, "p256dh": off_the_curve, "auth": phone.auth}}),
-    );
-    let outcome = world.prepare(&world.unified_push(), &device).err();
-    assert_eq!(outcome, Some(Outcome::Rejected(Rejected::InvalidData)));
+    for keys in [
+        json!({"v": 1, "p256dh": off_the_curve, "auth": phone.auth}),
+        json!({"v": 1, "p256dh": phone.p256dh, "auth": "short"}),
+        json!({"v": 2}),
+    ] {
+        let device = device(&phone.endpoint, json!({ "nocturne": keys }));
+        let attempt = world.push(&world.unified_push(), &device).await;
+        assert_eq!(attempt.outcome, Outcome::Delivered);
+        let seen = world.push_service.seen().pop().unwrap();
+        assert_eq!(seen.body, r#"{"notification":{}}"#, "{keys}");
+    }
 }
 
 #[tokio::test]
@@ -349,9 +357,13 @@ impl World {
                 mode: PayloadMode::Opaque,
                 opaque,
                 identifiers: Arc::new(identifiers),
+                shortfalls: Arc::new(Shortfalls::new(
+                    "app".into(),
+                    Counters::default(),
+                    clock.clone(),
+                )),
                 clock,
                 random,
-                ignored_keys: push_gateway::provider::IgnoredKeys::default(),
             },
         }
     }

@@ -137,6 +137,7 @@ struct Shared {
     tls: TlsAcceptor,
     rules: Box<dyn Rules>,
     seen: Mutex<Vec<Seen>>,
+    asides: Mutex<Vec<Seen>>,
     count: AtomicUsize,
     arrived: Notify,
     scripts: Mutex<Scripts>,
@@ -185,6 +186,7 @@ impl Server {
             tls: TlsAcceptor::from(tls),
             rules: rules(address),
             seen: Mutex::default(),
+            asides: Mutex::default(),
             count: AtomicUsize::new(0),
             arrived: Notify::new(),
             scripts: Mutex::default(),
@@ -221,6 +223,12 @@ impl Server {
     #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
         lock(&self.shared.seen).clone()
+    }
+
+    /// All requests so far that are not pushes, such as those for an access token.
+    #[must_use]
+    pub fn asides(&self) -> Vec<Seen> {
+        lock(&self.shared.asides).clone()
     }
 
     /// How many pushes there were so far; in quiet mode, too.
@@ -597,6 +605,19 @@ async fn answer(
         if !refused && let Some(scripted) = shared.scripted(&seen, before) {
             reply = scripted;
         }
+    } else if !quiet {
+        lock(&shared.asides).push(Seen {
+            at: now(),
+            method: arrived.method,
+            path: arrived.path,
+            version: arrived.version,
+            headers: arrived.headers,
+            body: arrived.body,
+            device: String::new(),
+            decrypted: None,
+            complaint: None,
+            connection: connection.number,
+        });
     }
     let delay = Duration::from_micros(shared.delay_micros.load(Ordering::Relaxed)) + reply.delay;
     if !delay.is_zero() {

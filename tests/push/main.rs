@@ -26,6 +26,7 @@ mod breaker;
 mod cli;
 mod concurrency;
 mod dedupe;
+mod exposure;
 mod fcm;
 mod harness;
 mod lifecycle;

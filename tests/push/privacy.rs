@@ -765,7 +765,7 @@ fn hex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-fn seal_pushkey(public: &[u8], app_id: &str, token: &str) -> String {
+pub(crate) fn seal_pushkey(public: &[u8], app_id: &str, token: &str) -> String {
     let own = PrivateKey::generate(&X25519).unwrap();
     let mut text = with_length(token);
     text.resize(256, 0);
@@ -779,6 +779,19 @@ fn seal_pushkey(public: &[u8], app_id: &str, token: &str) -> String {
     let key_id = digest(&SHA256, public).as_ref()[0];
     let sealed = [&[key_id], &enc[..], &text].concat();
     format!("nk1.{}", URL_SAFE_NO_PAD.encode(sealed))
+}
+
+/// The newest public key that the gateway gives out.
+pub(crate) async fn served_key(gateway: &Gateway) -> Vec<u8> {
+    let keys = gateway.get("/_nocturne/v1/keys").await;
+    assert_eq!(keys.status, StatusCode::OK);
+    let listed = &keys.json()["keys"][0];
+    assert_eq!(listed["alg"], "x25519");
+    let public = URL_SAFE_NO_PAD
+        .decode(listed["key"].as_str().unwrap())
+        .unwrap();
+    assert_eq!(listed["id"], digest(&SHA256, &public).as_ref()[0]);
+    public
 }
 
 #[tokio::test]
@@ -795,14 +808,7 @@ async fn sealed_pushkeys_are_opened_here_and_echoed_as_they_came() {
     let gateway = world
         .gateway_with(json!({ APNS: opaque(world.apns(), &json!({})) }), options)
         .await;
-    let keys = gateway.get("/_nocturne/v1/keys").await;
-    assert_eq!(keys.status, StatusCode::OK);
-    let listed = &keys.json()["keys"][0];
-    assert_eq!(listed["alg"], "x25519");
-    let public = URL_SAFE_NO_PAD
-        .decode(listed["key"].as_str().unwrap())
-        .unwrap();
-    assert_eq!(listed["id"], digest(&SHA256, &public).as_ref()[0]);
+    let public = served_key(&gateway).await;
 
     let sealed = seal_pushkey(&public, APNS, PUSHKEY);
     assert!(sealed.len() <= 512);

@@ -17,7 +17,7 @@ use shared::{
 use url::Url;
 
 use super::{Config, Glob, Limits, Log, LogFormat, app, keys};
-use crate::sealed::pushkey::PushkeyKeys;
+use crate::sealed::pushkey::{PushkeyKeys, SameId};
 
 /// What reading a file gave.
 #[derive(Debug)]
@@ -469,18 +469,21 @@ fn pushkey_keys(root: &Section<'_>) -> Arc<PushkeyKeys> {
     let Some(list) = root.get("pushkey_keys") else {
         return Arc::default();
     };
-    let keys = list
-        .one_or_more()
+    let files = list.one_or_more();
+    let (files, keys): (Vec<_>, Vec<_>) = files
         .iter()
-        .filter_map(keys::pushkey_key)
-        .collect();
+        .filter_map(|file| Some((file, keys::pushkey_key(file)?)))
+        .unzip();
     match PushkeyKeys::new(keys) {
         Ok(keys) => Arc::new(keys),
-        Err(id) => {
-            list.error(format_args!(
-                "two keys have the key ID {id}, so that a sealed pushkey would not say which it is for \
-                 (make another one: nocturne keygen FILE)"
-            ));
+        Err(SameId { id, first, second }) => {
+            let name = |index: usize| files.get(index).and_then(|file| file.text());
+            if let (Some(file), Some(other)) = (files.get(second), name(first)) {
+                file.error(format_args!(
+                    "has the key ID {id}, as has {other:?}: a sealed pushkey would not say which of them it \
+                     is for (list each key once; make another one: nocturne keygen FILE)"
+                ));
+            }
             Arc::default()
         }
     }

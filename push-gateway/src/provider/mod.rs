@@ -7,7 +7,6 @@
 
 use std::{sync::Arc, time::Instant};
 
-use prometheus_client::metrics::counter::Counter;
 use shared::{clock::Clock, random::Random};
 
 use crate::{
@@ -15,7 +14,6 @@ use crate::{
     notification::{Device, Notification},
     opaque::Identifiers,
     outcome::Outcome,
-    sealed::keys::Ignored,
 };
 
 #[cfg(test)]
@@ -26,6 +24,7 @@ mod endpoint;
 pub mod fcm;
 mod payload;
 mod renewal;
+mod shortfall;
 mod transport;
 pub mod unified_push;
 pub mod web_push;
@@ -33,6 +32,7 @@ pub mod web_push;
 pub use endpoint::OriginKey;
 #[cfg(test)]
 pub(crate) use payload::fixtures::any_value;
+pub use shortfall::{Counters, Shortfalls};
 
 /// What a payload depends on besides the notification: the app's options, time and randomness.
 #[derive(Clone, Debug)]
@@ -47,8 +47,8 @@ pub struct AppContext {
     pub clock: Clock,
     /// Where randomness comes from.
     pub random: Random,
-    /// How often a device's keys were ignored.
-    pub ignored_keys: IgnoredKeys,
+    /// Counts and explains what pushes lack.
+    pub shortfalls: Arc<Shortfalls>,
 }
 
 /// When a credential expires, in seconds since 1970.
@@ -58,24 +58,6 @@ pub enum Expiry {
     Certificate(i64),
     /// A token, which the gateway renews by itself.
     Token(i64),
-}
-
-/// Counts of devices whose `nocturne` object could not be used.
-#[derive(Clone, Debug, Default)]
-pub struct IgnoredKeys {
-    /// For [`Ignored::Version`].
-    pub version: Counter,
-    /// For [`Ignored::Malformed`].
-    pub malformed: Counter,
-}
-
-impl IgnoredKeys {
-    fn count(&self, reason: Ignored) {
-        match reason {
-            Ignored::Version => self.version.inc(),
-            Ignored::Malformed => self.malformed.inc(),
-        };
-    }
 }
 
 /// One app's provider.

@@ -126,26 +126,39 @@ pub(super) fn for_device(
                 .map(|event_id| tags::event(secret.expose(), n, event_id)),
         },
         Ok(Some(DeviceKeys::Blob(keys))) => {
-            let plaintext = Plaintext::of(Contents {
-                notification,
-                default_payload: device.default_payload().flatten(),
-                sealed_content: context.opaque.sealed_content,
-                now: context.clock.unix_seconds(),
-            });
+            let plaintext = sealed_notification(context, notification, device);
             match seal(&keys, &plaintext, &context.random) {
                 Ok(message) => ForDevice::Blob(URL_SAFE_NO_PAD.encode(message)),
-                // A point that is not on the curve; a plaintext made above always fits.
+                // A plaintext made above always fits.
                 Err(SealError::InvalidKey | SealError::TooLong | SealError::Internal) => {
-                    context.ignored_keys.count(Ignored::Malformed);
+                    context.shortfalls.ignored_keys(Ignored::OffCurve);
                     ForDevice::Nothing
                 }
             }
         }
         Err(reason) => {
-            context.ignored_keys.count(reason);
+            context.shortfalls.ignored_keys(reason);
             ForDevice::Nothing
         }
     }
+}
+
+/// What a device with keys reads of this notification in mode `opaque`.
+pub(super) fn sealed_notification(
+    context: &AppContext,
+    notification: &Notification,
+    device: &Device,
+) -> Plaintext {
+    let plaintext = Plaintext::of(Contents {
+        notification,
+        default_payload: device.default_payload().flatten(),
+        sealed_content: context.opaque.sealed_content,
+        now: context.clock.unix_seconds(),
+    });
+    if let Some(left_out) = plaintext.left_out {
+        context.shortfalls.left_out(left_out);
+    }
+    plaintext
 }
 
 /// What a push without an event carries, where the app's options ask for such pushes: a sealed blob, for

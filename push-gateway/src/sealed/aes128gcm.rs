@@ -82,7 +82,9 @@ fn seal_with(
     ephemeral: &Ephemeral,
     salt: [u8; SALT],
 ) -> Result<Vec<u8>, SealError> {
-    let Plaintext { json, padded_to } = plaintext;
+    let Plaintext {
+        json, padded_to, ..
+    } = plaintext;
     if *padded_to <= json.len() || HEADER + padded_to + TAG > MAX_MESSAGE {
         return Err(SealError::TooLong);
     }
@@ -284,6 +286,33 @@ mod tests {
         }
     }
 
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(96))]
+
+        #[test]
+        fn another_implementation_opens_every_size(
+            seed in any::<u64>(),
+            (size, json) in prop_oneof![
+                (Just(512), prop::collection::vec(any::<u8>(), 0..512)),
+                (Just(1024), prop::collection::vec(any::<u8>(), 512..1024)),
+                (Just(2048), prop::collection::vec(any::<u8>(), 1024..2048)),
+            ],
+        ) {
+            let receiver = Receiver::new(seed);
+            let plaintext = Plaintext::padded(json.clone());
+            let message = seal(&receiver.keys, &plaintext, &Random::seeded(seed)).unwrap();
+            prop_assert_eq!(message.len(), HEADER + size + TAG);
+            let other = Receiver::new(seed ^ 1);
+            let theirs = decrypt(
+                message.clone(),
+                &other.private,
+                &Auth::from(*other.keys.auth.expose()),
+            );
+            prop_assert!(theirs.is_err());
+            prop_assert_eq!(receiver.open(message), json);
+        }
+    }
+
     #[test]
     #[ignore = "a measurement: run it with --release --ignored --nocapture"]
     fn how_long_sealing_takes() {
@@ -292,6 +321,7 @@ mod tests {
         let plaintext = Plaintext {
             json: vec![b'x'; 300],
             padded_to: 512,
+            left_out: None,
         };
         let clock = shared::clock::Clock::system();
         let rounds = 5_000;
@@ -325,6 +355,7 @@ mod tests {
             let plaintext = Plaintext {
                 json: json.to_vec(),
                 padded_to,
+                left_out: None,
             };
             seal(&self.keys, &plaintext, &Random::seeded(8))
         }
@@ -340,10 +371,7 @@ mod tests {
     }
 
     fn unpadded(json: &[u8]) -> Plaintext {
-        Plaintext {
-            json: json.to_vec(),
-            padded_to: json.len() + 1,
-        }
+        Plaintext::unpadded(json.to_vec())
     }
 
     fn decode<const N: usize>(text: &str) -> [u8; N] {

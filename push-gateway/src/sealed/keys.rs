@@ -33,22 +33,48 @@ pub enum DeviceKeys {
     Tags(Secret<[u8; 32]>),
 }
 
-/// Why a device's `nocturne` object is ignored. Closed set: it is a metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Why a device's keys are ignored, in words for the app's developer: they are logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Ignored {
-    /// Its `v` is not 1.
+    /// Its `v` is a number, and not 1.
+    #[error("`v` of `nocturne` is a version that this gateway does not know")]
     Version,
-    /// It is not an object, or a key in it is not what it should be.
-    Malformed,
+    /// It is something else.
+    #[error("`nocturne` is not an object")]
+    NoObject,
+    /// It does not say which version it is.
+    #[error("`nocturne` has no number `v`")]
+    NoVersion,
+    /// Neither is of use alone.
+    #[error("one of `p256dh` and `auth` is there without the other")]
+    HalfOfPair,
+    /// Text, base64 or length are wrong.
+    #[error("`p256dh` is not 65 bytes of an uncompressed point in base64url")]
+    P256dh,
+    /// Text, base64 or length are wrong.
+    #[error("`auth` is not 16 bytes in base64url")]
+    Auth,
+    /// It has the form of a point and is none.
+    #[error("`p256dh` is not a point on the curve P-256")]
+    OffCurve,
+    /// Text, base64 or length are wrong.
+    #[error("`secret` is not 32 bytes in base64url")]
+    Secret,
 }
 
 impl Ignored {
-    /// The metric label.
+    /// The metric label. Closed set.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
             Self::Version => "version",
-            Self::Malformed => "malformed",
+            Self::NoObject
+            | Self::NoVersion
+            | Self::HalfOfPair
+            | Self::P256dh
+            | Self::Auth
+            | Self::OffCurve
+            | Self::Secret => "malformed",
         }
     }
 }
@@ -63,32 +89,32 @@ impl DeviceKeys {
         let Some(object) = nocturne_value(device) else {
             return Ok(None);
         };
-        let object = object.as_object().ok_or(Ignored::Malformed)?;
-        match object.get("v").map(Value::as_u64) {
-            Some(Some(1)) => {}
-            Some(Some(_)) => return Err(Ignored::Version),
-            Some(None) | None => return Err(Ignored::Malformed),
+        let object = object.as_object().ok_or(Ignored::NoObject)?;
+        check_version(object)?;
+        if let Some(keys) = ReceiverKeys::of_members(object)? {
+            return Ok(Some(Self::Blob(keys)));
         }
-        let text = |name| {
-            object
-                .get(name)
-                .map(|value| value.as_str().ok_or(Ignored::Malformed))
-                .transpose()
-        };
-        match (text("p256dh")?, text("auth")?) {
-            (Some(p256dh), Some(auth)) => {
-                let keys = ReceiverKeys::parse(p256dh, auth).ok_or(Ignored::Malformed)?;
-                return Ok(Some(Self::Blob(keys)));
-            }
-            (None, None) => {}
-            (Some(_), None) | (None, Some(_)) => return Err(Ignored::Malformed),
-        }
-        let Some(secret) = text("secret")? else {
+        let Some(secret) = object.get("secret") else {
             return Ok(None);
         };
-        let secret = Zeroizing::new(decode(secret).ok_or(Ignored::Malformed)?);
-        let secret = <[u8; 32]>::try_from(secret.as_slice()).map_err(|_| Ignored::Malformed)?;
-        Ok(Some(Self::Tags(Secret::new(secret))))
+        let secret = secret.as_str().and_then(decode).map(Zeroizing::new);
+        let secret = secret
+            .as_deref()
+            .map(Vec::as_slice)
+            .map(<[u8; 32]>::try_from);
+        match secret {
+            Some(Ok(secret)) => Ok(Some(Self::Tags(Secret::new(secret)))),
+            Some(Err(_)) | None => Err(Ignored::Secret),
+        }
+    }
+}
+
+/// 1, however it is written; not for ever will all that JSON is made with write it without a point.
+fn check_version(object: &Map<String, Value>) -> Result<(), Ignored> {
+    match object.get("v") {
+        Some(Value::Number(number)) if number.as_f64() == Some(1.0) => Ok(()),
+        Some(Value::Number(_)) => Err(Ignored::Version),
+        Some(_) | None => Err(Ignored::NoVersion),
     }
 }
 
@@ -122,32 +148,51 @@ impl ReceiverKeys {
     /// the raw keys with it.
     #[must_use]
     pub fn parse(p256dh: &str, auth: &str) -> Option<Self> {
-        let p256dh: [u8; 65] = decode(p256dh)?.try_into().ok()?;
-        if p256dh.first() != Some(&UNCOMPRESSED) {
-            return None;
-        }
-        let auth = Zeroizing::new(decode(auth)?);
-        let auth: [u8; 16] = auth.as_slice().try_into().ok()?;
-        Some(Self {
+        Self::decode(p256dh, auth).ok()
+    }
+
+    fn decode(p256dh: &str, auth: &str) -> Result<Self, Ignored> {
+        let p256dh = decode(p256dh)
+            .and_then(|bytes| <[u8; 65]>::try_from(bytes).ok())
+            .filter(|point| point.first() == Some(&UNCOMPRESSED))
+            .ok_or(Ignored::P256dh)?;
+        let auth = decode(auth).map(Zeroizing::new).ok_or(Ignored::Auth)?;
+        let auth: [u8; 16] = auth.as_slice().try_into().map_err(|_| Ignored::Auth)?;
+        Ok(Self {
             p256dh,
             auth: Secret::new(auth),
         })
     }
 
-    /// The receiver keys of a device: those of its `nocturne` object, else plain `data.p256dh` and `data.auth`.
-    #[must_use]
-    pub fn of_device(device: &Device) -> Option<Self> {
-        let data = device.data.as_ref()?;
-        nocturne_object(device)
-            .and_then(Self::of_members)
-            .or_else(|| Self::of_members(data))
+    /// The receiver keys of a device: those of its `nocturne` object, else plain `data.p256dh` and
+    /// `data.auth`; `None` when it gave none.
+    ///
+    /// # Errors
+    ///
+    /// Why those that it gave cannot be used. It asked for encryption: nothing goes to it in clear.
+    pub fn of_device(device: &Device) -> Result<Option<Self>, Ignored> {
+        let of_object = DeviceKeys::of_device(device);
+        if let Ok(Some(DeviceKeys::Blob(keys))) = of_object {
+            return Ok(Some(keys));
+        }
+        let plain = device.data.as_ref().map_or(Ok(None), Self::of_members);
+        match (of_object, plain) {
+            (_, Ok(Some(keys))) => Ok(Some(keys)),
+            (Err(reason), _) | (Ok(_), Err(reason)) => Err(reason),
+            (Ok(_), Ok(None)) => Ok(None),
+        }
     }
 
-    fn of_members(members: &Map<String, Value>) -> Option<Self> {
-        Self::parse(
-            members.get("p256dh")?.as_str()?,
-            members.get("auth")?.as_str()?,
-        )
+    fn of_members(members: &Map<String, Value>) -> Result<Option<Self>, Ignored> {
+        match (members.get("p256dh"), members.get("auth")) {
+            (None, None) => Ok(None),
+            (Some(p256dh), Some(auth)) => {
+                let p256dh = p256dh.as_str().ok_or(Ignored::P256dh)?;
+                let auth = auth.as_str().ok_or(Ignored::Auth)?;
+                Self::decode(p256dh, auth).map(Some)
+            }
+            (Some(_), None) | (None, Some(_)) => Err(Ignored::HalfOfPair),
+        }
     }
 }
 
@@ -157,12 +202,7 @@ impl fmt::Debug for ReceiverKeys {
     }
 }
 
-/// The device's `nocturne` object of version 1; the one in `data` wins over that in `default_payload`.
-fn nocturne_object(device: &Device) -> Option<&Map<String, Value>> {
-    let object = nocturne_value(device)?.as_object()?;
-    (object.get("v")?.as_u64()? == 1).then_some(object)
-}
-
+/// The device's `nocturne` object; the one in `data` wins over that in `default_payload`.
 fn nocturne_value(device: &Device) -> Option<&Value> {
     let data = device.data.as_ref()?;
     data.get(MEMBER)
@@ -191,17 +231,35 @@ mod tests {
         })
     }
 
-    /// The fill byte of the keys that a device with this `data` has.
-    fn found(data: &Value) -> Option<u8> {
-        let device = Device {
+    fn device(data: &Value) -> Device {
+        Device {
             app_id: String::new(),
             pushkey: Pushkey::new(""),
             pushkey_ts: None,
-            data: Some(data.as_object().unwrap().clone()),
+            data: data.as_object().cloned(),
+        }
+    }
+
+    /// The fill byte of the receiver keys that a device with this `data` has.
+    fn found(data: &Value) -> Result<Option<u8>, Ignored> {
+        let Some(keys) = ReceiverKeys::of_device(&device(data))? else {
+            return Ok(None);
         };
-        let keys = ReceiverKeys::of_device(&device)?;
         assert_eq!(keys.p256dh[1], keys.auth.expose()[0]);
-        Some(keys.auth.expose()[0])
+        Ok(Some(keys.auth.expose()[0]))
+    }
+
+    /// What a device with this `data` has, and the fill byte of it.
+    fn all_found(data: &Value) -> Result<Option<(&'static str, u8)>, Ignored> {
+        Ok(match DeviceKeys::of_device(&device(data))? {
+            None => None,
+            Some(DeviceKeys::Blob(keys)) => Some(("blob", keys.auth.expose()[0])),
+            Some(DeviceKeys::Tags(secret)) => Some(("tags", secret.expose()[0])),
+        })
+    }
+
+    fn secret(fill: u8) -> Value {
+        json!({ "v": 1, "secret": URL_SAFE_NO_PAD.encode([fill; 32]) })
     }
 
     #[test]
@@ -235,26 +293,173 @@ mod tests {
     fn keys_are_found_in_their_places_in_order() {
         assert_eq!(
             found(&json!({"nocturne": keys(1), "default_payload": {"nocturne": keys(2)}})),
-            Some(1)
+            Ok(Some(1))
         );
         assert_eq!(
             found(&json!({"default_payload": {"nocturne": keys(2)}})),
-            Some(2)
+            Ok(Some(2))
         );
-        assert_eq!(found(&keys(3)), Some(3));
-        assert_eq!(found(&json!({})), None);
+        assert_eq!(found(&keys(3)), Ok(Some(3)));
+        assert_eq!(found(&json!({})), Ok(None));
+        assert_eq!(found(&Value::Null), Ok(None));
+        assert_eq!(found(&json!({"default_payload": null})), Ok(None));
+        // tags are of no use to a push service, and nothing that asks for encryption
+        assert_eq!(found(&json!({"nocturne": secret(1)})), Ok(None));
+    }
+
+    /// Encryption that a device asked for is not given up because of how it asked.
+    #[test]
+    fn receiver_keys_that_cannot_be_used_are_told_from_none() {
+        let mut plain = keys(3);
+        for (nocturne, reason) in [
+            (json!(5), Ignored::NoObject),
+            (json!({"v": 2}), Ignored::Version),
+            (json!({"v": 1, "auth": "x"}), Ignored::HalfOfPair),
+        ] {
+            assert_eq!(found(&json!({ "nocturne": nocturne })), Err(reason));
+            plain["nocturne"] = nocturne;
+            assert_eq!(found(&plain), Ok(Some(3)), "the plain ones will do");
+        }
         assert_eq!(
-            found(&json!({"default_payload": null, "nocturne": 5})),
-            None
+            found(&json!({"p256dh": plain["p256dh"]})),
+            Err(Ignored::HalfOfPair)
+        );
+        assert_eq!(
+            found(&json!({"p256dh": plain["p256dh"], "auth": "!"})),
+            Err(Ignored::Auth)
         );
     }
 
     #[test]
-    fn another_version_is_ignored() {
-        for version in [json!(2), json!("1"), Value::Null] {
-            let mut object = keys(1);
-            object["v"] = version;
-            assert_eq!(found(&json!({"nocturne": object})), None);
+    fn the_object_is_found_in_both_places_and_the_one_in_data_wins() {
+        let both = |first: Value, second: Value| {
+            all_found(&json!({"nocturne": first, "default_payload": {"nocturne": second}}))
+        };
+        assert_eq!(both(secret(1), secret(2)), Ok(Some(("tags", 1))));
+        assert_eq!(both(keys(1), secret(2)), Ok(Some(("blob", 1))));
+        // also when it is of no use, or has nothing in it
+        assert_eq!(both(json!({"v": 1}), secret(2)), Ok(None));
+        assert_eq!(both(json!({"v": 7}), secret(2)), Err(Ignored::Version));
+        assert_eq!(both(Value::Null, secret(2)), Err(Ignored::NoObject));
+        for data in [
+            json!({"nocturne": secret(3)}),
+            json!({"default_payload": {"nocturne": secret(3), "other": 1}}),
+        ] {
+            assert_eq!(all_found(&data), Ok(Some(("tags", 3))));
         }
+        // not an object of that name, and no data at all
+        for data in [
+            json!({}),
+            json!({"default_payload": null}),
+            json!({"default_payload": [secret(1)]}),
+            Value::Null,
+            // plain keys are Web Push's
+            keys(1),
+        ] {
+            assert_eq!(all_found(&data), Ok(None), "{data}");
+        }
+    }
+
+    #[test]
+    fn with_receiver_keys_there_are_no_tags() {
+        let mut all = keys(1);
+        all["secret"] = secret(2)["secret"].clone();
+        assert_eq!(
+            all_found(&json!({ "nocturne": all })),
+            Ok(Some(("blob", 1)))
+        );
+    }
+
+    #[test]
+    fn padding_and_alphabet_of_a_secret_may_be_either() {
+        use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+        for text in [
+            URL_SAFE.encode([0xfb; 32]),
+            URL_SAFE_NO_PAD.encode([0xfb; 32]),
+            STANDARD.encode([0xfb; 32]),
+            STANDARD_NO_PAD.encode([0xfb; 32]),
+        ] {
+            let data = json!({"nocturne": {"v": 1, "secret": text}});
+            assert_eq!(all_found(&data), Ok(Some(("tags", 0xfb))), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_malformed_form_has_its_reason() {
+        let point = URL_SAFE_NO_PAD.encode(point(1));
+        let auth = URL_SAFE_NO_PAD.encode([1; 16]);
+        let compressed = URL_SAFE_NO_PAD.encode([2; 33]);
+        let hybrid = URL_SAFE_NO_PAD.encode([6; 65]);
+        for (object, reason) in [
+            (json!(null), Ignored::NoObject),
+            (json!("x"), Ignored::NoObject),
+            (json!([1]), Ignored::NoObject),
+            (json!({}), Ignored::NoVersion),
+            (json!({"secret": "AAAA"}), Ignored::NoVersion),
+            (json!({"v": "1"}), Ignored::NoVersion),
+            (json!({"v": null}), Ignored::NoVersion),
+            (json!({"v": true}), Ignored::NoVersion),
+            (json!({"v": 1, "secret": 7}), Ignored::Secret),
+            (json!({"v": 1, "secret": null}), Ignored::Secret),
+            (json!({"v": 1, "secret": ""}), Ignored::Secret),
+            (json!({"v": 1, "secret": "short"}), Ignored::Secret),
+            (json!({"v": 1, "secret": auth}), Ignored::Secret),
+            (json!({"v": 1, "secret": point}), Ignored::Secret),
+            (json!({"v": 1, "secret": "é"}), Ignored::Secret),
+            (json!({"v": 1, "p256dh": point}), Ignored::HalfOfPair),
+            (json!({"v": 1, "auth": auth}), Ignored::HalfOfPair),
+            (json!({"v": 1, "p256dh": 7, "auth": auth}), Ignored::P256dh),
+            (
+                json!({"v": 1, "p256dh": "!", "auth": auth}),
+                Ignored::P256dh,
+            ),
+            (
+                json!({"v": 1, "p256dh": compressed, "auth": auth}),
+                Ignored::P256dh,
+            ),
+            (
+                json!({"v": 1, "p256dh": hybrid, "auth": auth}),
+                Ignored::P256dh,
+            ),
+            (
+                json!({"v": 1, "p256dh": point, "auth": null}),
+                Ignored::Auth,
+            ),
+            (
+                json!({"v": 1, "p256dh": point, "auth": "AAAA"}),
+                Ignored::Auth,
+            ),
+            (
+                json!({"v": 1, "p256dh": point, "auth": point}),
+                Ignored::Auth,
+            ),
+        ] {
+            for data in [
+                json!({ "nocturne": object }),
+                json!({ "default_payload": { "nocturne": object } }),
+            ] {
+                assert_eq!(all_found(&data), Err(reason), "{data}");
+            }
+            assert_eq!(reason.label(), "malformed");
+            assert!(!reason.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn another_version_is_ignored_and_one_may_be_written_as_any_number_one() {
+        let with_version = |version: &str| {
+            let object = secret(1).to_string().replace(r#""v":1"#, version);
+            let data = format!(r#"{{"nocturne":{object}}}"#);
+            all_found(&serde_json::from_str(&data).unwrap())
+        };
+        for version in ["0", "2", "-1", "1.5", "10", "18446744073709551617", "1e99"] {
+            let found = with_version(&format!(r#""v":{version}"#));
+            assert_eq!(found, Err(Ignored::Version), "{version}");
+        }
+        for version in ["1", "1.0", "1e0"] {
+            let found = with_version(&format!(r#""v":{version}"#));
+            assert_eq!(found, Ok(Some(("tags", 1))), "{version}");
+        }
+        assert_eq!(Ignored::Version.label(), "version");
     }
 }

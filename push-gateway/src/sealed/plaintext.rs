@@ -17,6 +17,21 @@ pub struct Plaintext {
     pub json: Vec<u8>,
     /// The size of the whole record before encryption: JSON, delimiter and zeros; more than `json.len()`.
     pub padded_to: usize,
+    /// What would not fit.
+    pub left_out: Option<LeftOut>,
+}
+
+/// How much of a notification had to be left out of its plaintext. Closed set: it is a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LeftOut {
+    /// `data`
+    Data,
+    /// `data` and `content`
+    Content,
+    /// All but IDs and counts.
+    Event,
+    /// IDs, too.
+    Ids,
 }
 
 /// What a sealed notification is made from.
@@ -51,10 +66,10 @@ impl Plaintext {
     pub fn of(contents: Contents<'_>) -> Self {
         let mut members = Members::of(contents);
         let mut json = members.encode();
-        for drop_next in [
-            (|members| members.data = None) as fn(&mut Members<'_>),
-            |members| members.content = None,
-            |members| {
+        let steps: [Step; 5] = [
+            (LeftOut::Data, |members| members.data = None),
+            (LeftOut::Content, |members| members.content = None),
+            (LeftOut::Event, |members| {
                 *members = Members {
                     kind: None,
                     sender: None,
@@ -63,17 +78,26 @@ impl Plaintext {
                     room_alias: None,
                     ..*members
                 }
-            },
-            |members| members.room_id = None,
-            |members| members.event_id = None,
-        ] {
+            }),
+            (LeftOut::Ids, |members| members.room_id = None),
+            (LeftOut::Ids, |members| members.event_id = None),
+        ];
+        let mut left_out = None;
+        for (step, drop_next) in steps {
             if json.len() < SIZES[SIZES.len() - 1] {
                 break;
             }
             drop_next(&mut members);
-            json = members.encode();
+            let shorter = members.encode();
+            if shorter.len() < json.len() {
+                left_out = Some(step);
+            }
+            json = shorter;
         }
-        Self::padded(json)
+        Self {
+            left_out,
+            ..Self::padded(json)
+        }
     }
 
     /// The plaintext of mode `wake`, the same for every push.
@@ -89,14 +113,22 @@ impl Plaintext {
             .into_iter()
             .find(|size| json.len() < *size)
             .unwrap_or((MAX_JSON + 1).max(json.len() + 1));
-        Self { json, padded_to }
+        Self {
+            json,
+            padded_to,
+            left_out: None,
+        }
     }
 
     /// No padding, as Sygnal does.
     #[must_use]
     pub fn unpadded(json: Vec<u8>) -> Self {
         let padded_to = json.len() + 1;
-        Self { json, padded_to }
+        Self {
+            json,
+            padded_to,
+            left_out: None,
+        }
     }
 
     /// The record as it is encrypted: JSON, the delimiter 0x02 of RFC 8188 §2 and zeros up to `padded_to`.
@@ -110,11 +142,30 @@ impl Plaintext {
     }
 }
 
+impl LeftOut {
+    /// All there are.
+    pub const ALL: [Self; 4] = [Self::Data, Self::Content, Self::Event, Self::Ids];
+
+    /// The metric label and log value.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Content => "content",
+            Self::Event => "event",
+            Self::Ids => "ids",
+        }
+    }
+}
+
 impl fmt::Debug for Plaintext {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Plaintext([hidden])")
     }
 }
+
+/// What is left out next where all of it does not fit.
+type Step = (LeftOut, fn(&mut Members<'_>));
 
 /// The JSON object, in the order of its members.
 #[derive(Clone, Copy, Serialize)]
@@ -225,16 +276,20 @@ mod tests {
         data: &Value,
         sealed_content: bool,
     ) -> (String, usize) {
-        let plaintext = Plaintext::of(Contents {
-            notification,
-            default_payload: data.as_object(),
-            sealed_content,
-            now: 5,
-        });
+        let plaintext = plaintext_of(notification, data, sealed_content);
         (
             String::from_utf8(plaintext.json).unwrap(),
             plaintext.padded_to,
         )
+    }
+
+    fn plaintext_of(notification: &Notification, data: &Value, sealed_content: bool) -> Plaintext {
+        Plaintext::of(Contents {
+            notification,
+            default_payload: data.as_object(),
+            sealed_content,
+            now: 5,
+        })
     }
 
     #[test]
@@ -316,5 +371,35 @@ mod tests {
         notification.event_id = large.into();
         let (json, _) = plaintext(&notification, &data, true);
         assert!(!json.contains("room_id") && json.contains("event_id"));
+    }
+
+    #[test]
+    fn what_was_left_out_is_said_and_only_that() {
+        let large = || Value::from("x".repeat(1500));
+        let with_data = json!({"large": large()});
+        let left_out = |notification: &Notification, data: &Value, sealed_content| {
+            plaintext_of(notification, data, sealed_content).left_out
+        };
+        let mut notification = notification();
+        assert_eq!(left_out(&notification, &with_data, true), None);
+        let data = json!({"large": "x".repeat(2500)});
+        assert_eq!(left_out(&notification, &data, false), Some(LeftOut::Data));
+
+        notification.content = json!({"large": "x".repeat(2500)});
+        // what was not to go in anyway, is not left out
+        assert_eq!(left_out(&notification, &Value::Null, false), None);
+        let content = Some(LeftOut::Content);
+        assert_eq!(left_out(&notification, &Value::Null, true), content);
+        assert_eq!(left_out(&notification, &with_data, true), content);
+
+        notification.room_name = large();
+        notification.sender = large();
+        let event = Some(LeftOut::Event);
+        assert_eq!(left_out(&notification, &with_data, true), event);
+        notification.room_id = large();
+        notification.event_id = large();
+        let ids = Some(LeftOut::Ids);
+        assert_eq!(left_out(&notification, &with_data, true), ids);
+        assert_eq!(left_out(&notification, &Value::Null, false), ids);
     }
 }

@@ -19,7 +19,7 @@ use push_gateway::{
     opaque::Identifier,
     sealed::{
         aes128gcm::seal,
-        keys::{DeviceKeys, Ignored, ReceiverKeys},
+        keys::{DeviceKeys, ReceiverKeys},
         plaintext::{Contents, Plaintext},
         tags,
     },
@@ -215,9 +215,7 @@ fn device_keys() -> Value {
                 json!({ "p256dh": base64url(&keys.p256dh), "auth": base64url(keys.auth.expose()) }),
                 Value::Null,
             ),
-            Err(reason @ (Ignored::Version | Ignored::Malformed)) => {
-                (Value::Null, reason.label().into())
-            }
+            Err(reason) => (Value::Null, reason.label().into()),
         };
         json!({ "comment": comment, "data": data, "keys": keys, "ignored": ignored })
     };
@@ -458,6 +456,7 @@ fn broken_blobs() -> Value {
         let plaintext = Plaintext {
             json: Vec::new(),
             padded_to: 512,
+            left_out: None,
         };
         message(&plaintext, 202)
     };

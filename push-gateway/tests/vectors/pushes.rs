@@ -11,8 +11,8 @@ use push_gateway::{
     opaque::Identifiers,
     outcome::Outcome,
     provider::{
-        AppContext, IgnoredKeys, Provider, apns::Apns, fcm::Fcm, unified_push::UnifiedPush,
-        web_push::WebPush,
+        AppContext, Counters, Provider, Shortfalls, apns::Apns, fcm::Fcm,
+        unified_push::UnifiedPush, web_push::WebPush,
     },
 };
 use rustls::{
@@ -309,9 +309,13 @@ fn context(case: &Case, random: Random) -> AppContext {
         mode: case.mode,
         opaque: case.opaque.clone(),
         identifiers: Arc::new(identifiers),
+        shortfalls: Arc::new(Shortfalls::new(
+            "vectors".into(),
+            Counters::default(),
+            clock.clone(),
+        )),
         clock,
         random,
-        ignored_keys: IgnoredKeys::default(),
     }
 }
 

@@ -125,6 +125,41 @@ fn errors_outside_of_apps() {
 }
 
 #[test]
+fn keys_for_sealed_pushkeys() {
+    let fixture = Fixture::new();
+    fixture.write("short.key", "AAAA\n");
+    fixture.write(
+        "other.key",
+        "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWg=\n",
+    );
+    fixture.write("no.key", "not base64!\n");
+    fixture.write("same.key", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY\n");
+    let cases: &[Case] = &[
+        (
+            "pushkey_keys: [DIR/short.key]\n",
+            "f.yaml:1: pushkey_keys[0]: the file \"DIR/short.key\": expected 32 bytes in base64 (make one: nocturne keygen FILE)",
+        ),
+        (
+            "pushkey_keys:\n  - DIR/key.b64\n  - DIR/no.key\n",
+            "f.yaml:3: pushkey_keys[1]: the file \"DIR/no.key\": expected 32 bytes in base64",
+        ),
+        (
+            "pushkey_keys: [DIR/apns.p8]\n",
+            "f.yaml:1: pushkey_keys[0]: the file \"DIR/apns.p8\": expected 32 bytes in base64",
+        ),
+        (
+            "log: {level: info}\npushkey_keys:\n- DIR/key.b64\n- DIR/other.key\n- DIR/same.key\n",
+            "f.yaml:5: pushkey_keys[2]: has the key ID 159, as has \"DIR/key.b64\": a sealed pushkey would not say which",
+        ),
+    ];
+    assert_each(&fixture, cases, |text| {
+        fixture.load(&format!("{text}{GOOD}")).errors
+    });
+    let both = fixture.config(&format!("pushkey_keys: [DIR/key.b64]\n{GOOD}"));
+    assert_eq!(both.pushkey_keys.iter().count(), 1);
+}
+
+#[test]
 fn files_that_say_nothing_usable() {
     let fixture = Fixture::new();
     let cases: &[Case] = &[

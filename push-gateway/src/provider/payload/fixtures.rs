@@ -13,7 +13,7 @@ use crate::{
     config::{OpaqueOptions, PayloadMode},
     notification::{Device, Notification, Priority, Pushkey, TEST_EVENT_ID},
     opaque::Identifiers,
-    provider::{AppContext, IgnoredKeys},
+    provider::{AppContext, Counters, Shortfalls},
 };
 
 /// 2023-11-14 22:13:20 UTC
@@ -33,9 +33,13 @@ pub(in crate::provider) fn context_with(mode: PayloadMode, opaque: OpaqueOptions
         mode,
         identifiers: Arc::new(Identifiers::new(&opaque, clock.clone(), random.clone())),
         opaque,
+        shortfalls: Arc::new(Shortfalls::new(
+            "app".into(),
+            Counters::default(),
+            clock.clone(),
+        )),
         clock,
         random,
-        ignored_keys: IgnoredKeys::default(),
     }
 }
 

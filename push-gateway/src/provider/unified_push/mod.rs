@@ -21,7 +21,7 @@ use crate::{
     config::{self, Glob},
     notification::{Device, Notification},
     outcome::{Cause, Failure, Outcome, Rejected, Retry, Suppressed},
-    sealed::aes128gcm::MAX_MESSAGE,
+    sealed::{aes128gcm::MAX_MESSAGE, keys::Ignored},
 };
 
 mod outcome;
@@ -78,23 +78,30 @@ impl UnifiedPush {
             return Err(Outcome::Suppressed(Suppressed::EndpointNotAllowed));
         }
         let connections = endpoint.connections(&self.http)?;
+        let clear_headers = || {
+            let urgency = if is_low(context, notification) {
+                Urgency::Normal
+            } else {
+                Urgency::High
+            };
+            web_push::push_headers(CLEAR_TTL, urgency)
+        };
         let (headers, body) = match payload {
-            // keys that do not work are never a reason to send in clear
-            Payload::Sealed { keys, payload } => (
-                web_push::sealed_headers(&payload),
-                web_push::seal_body(&keys, &payload, &self.random)?.into(),
-            ),
+            Payload::Sealed { keys, payload } => {
+                match web_push::seal_body(&keys, &payload, &self.random) {
+                    Ok(body) => (web_push::sealed_headers(&payload), body.into()),
+                    // the pushkey is the endpoint, and nothing is wrong with that
+                    Err(Outcome::Rejected(Rejected::InvalidData)) => {
+                        context.shortfalls.ignored_keys(Ignored::OffCurve);
+                        (clear_headers(), payload::without_contents())
+                    }
+                    Err(outcome) => return Err(outcome),
+                }
+            }
             Payload::Clear(body) if body.len() > MAX_MESSAGE => {
                 return Err(Failure::new(Cause::TooLarge, "payload", Retry::Never).into());
             }
-            Payload::Clear(body) => {
-                let urgency = if is_low(context, notification) {
-                    Urgency::Normal
-                } else {
-                    Urgency::High
-                };
-                (web_push::push_headers(CLEAR_TTL, urgency), body)
-            }
+            Payload::Clear(body) => (clear_headers(), body),
         };
         Ok(Push(endpoint.request(connections, headers, body)))
     }

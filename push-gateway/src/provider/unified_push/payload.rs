@@ -24,7 +24,8 @@ pub(super) enum Payload {
         /// What to encrypt, and the headers.
         payload: web_push::payload::Payload,
     },
-    /// For a device without: Sygnal's request body without `devices`. No header depends on it.
+    /// For a device without: Sygnal's request body without `devices`, or without anything where the device
+    /// asked for encryption with keys that cannot be used. No header depends on it.
     Clear(Bytes),
 }
 
@@ -40,7 +41,8 @@ pub(super) fn build(
     notification: &Notification,
     device: &Device,
 ) -> Result<Payload, Outcome> {
-    if let Some(keys) = ReceiverKeys::of_device(device) {
+    let keys = ReceiverKeys::of_device(device);
+    if let Ok(Some(keys)) = keys {
         let payload = web_push::payload::build(TTL, context, notification, device)?;
         return Ok(Payload::Sealed { keys, payload });
     }
@@ -48,11 +50,22 @@ pub(super) fn build(
         return Err(Outcome::Suppressed(Suppressed::CountsOnly));
     }
     let members = match Form::of(context, notification) {
-        Form::Sygnal | Form::Opaque => clear_members(notification),
         Form::Test(notification) => clear_members(&notification),
         Form::Wake => Map::new(),
+        Form::Sygnal | Form::Opaque => match keys {
+            Ok(_) => clear_members(notification),
+            Err(reason) => {
+                context.shortfalls.ignored_keys(reason);
+                Map::new()
+            }
+        },
     };
     Ok(Payload::Clear(fit(members)))
+}
+
+/// What a device gets whose keys turn out to be of no use.
+pub(super) fn without_contents() -> Bytes {
+    encode(&Map::new())
 }
 
 /// As for Web Push.
@@ -201,6 +214,22 @@ mod tests {
             let expected = web_push::payload::build(TTL, &context, &dummy(), &device).unwrap();
             assert!(payload.plaintext == expected.plaintext);
             assert_eq!(payload.ttl, TTL);
+        }
+    }
+
+    #[test]
+    fn keys_that_cannot_be_used_are_no_reason_to_send_in_clear() {
+        for data in [
+            json!({"p256dh": "AAAA", "auth": "AAAA"}),
+            json!({"auth": "AAAA"}),
+            json!({"nocturne": {"v": 1, "p256dh": "AAAA", "auth": "AAAA"}}),
+            json!({"default_payload": {"nocturne": {"v": 2}}}),
+        ] {
+            for mode in ALL_MODES {
+                let sent = clear(mode, &dummy(), data.clone());
+                assert_eq!(sent, r#"{"notification":{}}"#, "{data}");
+            }
+            assert!(clear(PayloadMode::Opaque, &push_test(), data).contains("FAKE_EVENT_ID"));
         }
     }
 

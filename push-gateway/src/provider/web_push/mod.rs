@@ -280,6 +280,7 @@ mod tests {
             plaintext: Plaintext {
                 json: b"{}".to_vec(),
                 padded_to: 512,
+                left_out: None,
             },
             ttl: 86_400,
             urgency: Urgency::High,

@@ -9,12 +9,14 @@ use crate::{
     outcome::{Outcome, Rejected, Suppressed},
     provider::{
         AppContext,
-        payload::{Form, collapse_tag, drop_members, encoded_size, is_low, is_truthy},
+        payload::{
+            Form, collapse_tag, drop_members, encoded_size, is_low, is_truthy, sealed_notification,
+        },
     },
     python_json::{self, character_ends, escaped_len},
     sealed::{
         keys,
-        plaintext::{Contents, MAX_JSON, Plaintext},
+        plaintext::{MAX_JSON, Plaintext},
     },
 };
 
@@ -108,12 +110,7 @@ pub(in crate::provider) fn build(
             topic: None,
         },
         Form::Opaque => Payload {
-            plaintext: Plaintext::of(Contents {
-                notification,
-                default_payload,
-                sealed_content: context.opaque.sealed_content,
-                now: context.clock.unix_seconds(),
-            }),
+            plaintext: sealed_notification(context, notification, device),
             ttl: OPAQUE_TTL,
             urgency: opaque_urgency,
             topic: collapse_tag(context, notification, device),
@@ -519,7 +516,9 @@ mod tests {
             let opaque = OpaqueOptions { sealed_content, ..OpaqueOptions::default() };
             let context = context_with(mode, opaque);
             if let Ok(payload) = build(900, &context, &notification, &device) {
-                let Plaintext { json, padded_to } = &payload.plaintext;
+                let Plaintext {
+                    json, padded_to, ..
+                } = &payload.plaintext;
                 prop_assert!(json.len() <= MAX_JSON);
                 prop_assert!(serde_json::from_slice::<Value>(json).is_ok());
                 prop_assert_eq!(payload.plaintext.record().len(), *padded_to);
