@@ -18,6 +18,8 @@ use crate::{
     sealed::keys::Ignored,
 };
 
+#[cfg(test)]
+mod answers;
 pub mod apns;
 mod detail;
 mod endpoint;
@@ -29,6 +31,8 @@ pub mod unified_push;
 pub mod web_push;
 
 pub use endpoint::OriginKey;
+#[cfg(test)]
+pub(crate) use payload::fixtures::any_value;
 
 /// What a payload depends on besides the notification: the app's options, time and randomness.
 #[derive(Clone, Debug)]
