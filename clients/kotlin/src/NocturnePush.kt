@@ -169,6 +169,8 @@ class Receiver(
                 json(text)
             } catch (exception: Exception) {
                 throw PushException(PushError.CONTENT)
+            } catch (error: StackOverflowError) { // a reader that follows brackets in brackets as deep as they go
+                throw PushException(PushError.CONTENT)
             }
             fun text(name: String) = member(name) as? String
             fun number(name: String) = (member(name) as? Number)?.toLong()

@@ -185,6 +185,11 @@ private fun malformed() {
         throws(PushError.KEY) { TagSecret.restore(ByteArray(31)) }
         throws(PushError.KEY) { BlobKeys.restore(ByteArray(113)) }
     }
+    test("whatever a JSON reader throws, it is the content") {
+        for (thrown in listOf(IllegalStateException(), java.io.IOException(), StackOverflowError())) {
+            throws(PushError.CONTENT) { Receiver.readOpened("{}") { throw thrown } }
+        }
+    }
     test("no error tells what was in the push") {
         same("nocturne push: form", PushException(PushError.FORM).message)
     }
