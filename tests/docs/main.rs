@@ -12,12 +12,13 @@ mod examples;
 mod snippets;
 
 /// The documents that users read.
-const DOCUMENTS: [&str; 9] = [
+const DOCUMENTS: [&str; 10] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
+    "clients/typescript/README.md",
     "docs/dependencies.md",
     "docs/monitoring.md",
     "docs/providers.md",
