@@ -19,6 +19,7 @@ const DOCUMENTS: [&str; 10] = [
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
+    "clients/typescript/README.md",
     "docs/dependencies.md",
     "docs/monitoring.md",
     "docs/opaque-push.md",

@@ -8,6 +8,7 @@ import { once } from "node:events";
 export class Chromium {
   #process;
   #calls = new Map();
+  #pages = new Map();
   #received = [];
 
   constructor(executable, profile, flags) {
@@ -40,30 +41,27 @@ export class Chromium {
     return answered;
   }
 
-  /** Opens a page. What it gives evaluates an expression there, waits for its promise and gives its JSON. */
+  /** Opens a page and waits until it is loaded. */
   async open(url) {
     const { targetId } = await this.call("Target.createTarget", { url });
     const { sessionId } = await this.call("Target.attachToTarget", { targetId, flatten: true });
-    const evaluate = async (expression) => {
-      const { result, exceptionDetails } = await this.call(
-        "Runtime.evaluate",
-        { expression, awaitPromise: true, returnByValue: true },
-        sessionId,
-      );
-      if (exceptionDetails !== undefined) {
-        throw new Error(exceptionDetails.exception?.description ?? exceptionDetails.text);
-      }
-      return result.value;
-    };
-    await until(() => evaluate(`location.href === "${url}" && document.readyState === "complete"`));
-    return evaluate;
+    const page = new Page((method, params) => this.call(method, params, sessionId));
+    this.#pages.set(sessionId, page);
+    const isLoaded = `location.href === "${url}" && document.readyState === "complete"`;
+    await until(() => page.evaluate(isLoaded));
+    return page;
   }
 
+  /** Ends it. Once it has ended by itself, none of its processes writes into the profile any more. */
   async close() {
-    if (this.#process.exitCode === null && this.#process.signalCode === null) {
-      this.#process.kill("SIGKILL");
-      await once(this.#process, "exit");
+    if (this.#process.exitCode !== null || this.#process.signalCode !== null) {
+      return;
     }
+    const ended = once(this.#process, "exit");
+    const deadline = setTimeout(() => this.#process.kill("SIGKILL"), 10_000);
+    this.call("Browser.close").catch(() => {}); // it may end before it answers
+    await ended;
+    clearTimeout(deadline);
   }
 
   #read(chunk) {
@@ -75,7 +73,11 @@ export class Chromium {
     const end = received.lastIndexOf(0);
     this.#received = [received.subarray(end + 1)];
     for (const message of received.toString("utf8", 0, end).split("\0")) {
-      const { id, result, error } = JSON.parse(message);
+      const { id, result, error, method, params, sessionId } = JSON.parse(message);
+      if (method !== undefined) {
+        this.#pages.get(sessionId)?.events.push({ method, params });
+        continue;
+      }
       const call = this.#calls.get(id);
       if (error === undefined) {
         call?.resolve(result);
@@ -89,6 +91,44 @@ export class Chromium {
     for (const { reject } of this.#calls.values()) {
       reject(error);
     }
+  }
+}
+
+class Page {
+  /** What the protocol has told of this page and was not taken yet. */
+  events = [];
+
+  constructor(call) {
+    this.call = call;
+  }
+
+  /** Evaluates an expression, waits for its promise and gives its JSON. */
+  async evaluate(expression) {
+    const { result, exceptionDetails } = await this.call("Runtime.evaluate", {
+      expression,
+      awaitPromise: true,
+      returnByValue: true,
+    });
+    if (exceptionDetails !== undefined) {
+      throw new Error(exceptionDetails.exception?.description ?? exceptionDetails.text);
+    }
+    return result.value;
+  }
+
+  /** Begins to tell of what the page's service worker does in the background, from now on. */
+  async observe(service) {
+    await this.call("BackgroundService.setRecording", { service, shouldRecord: true });
+    await this.call("BackgroundService.clearEvents", { service });
+    await this.call("BackgroundService.startObserving", { service });
+  }
+
+  /** Waits for something of that and takes it. */
+  async background(eventName) {
+    const place = await until(() => {
+      const isWanted = ({ params }) => params.backgroundServiceEvent?.eventName === eventName;
+      return this.events.findIndex(isWanted) + 1;
+    });
+    return this.events.splice(place - 1, 1)[0].params.backgroundServiceEvent;
   }
 }
 

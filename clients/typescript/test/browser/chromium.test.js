@@ -42,13 +42,13 @@ after(async () => {
   site?.server.close();
   service?.close();
   if (directory !== undefined) {
-    rmSync(directory, { recursive: true, force: true, maxRetries: 5 });
+    rmSync(directory, { recursive: true, force: true, maxRetries: 10 });
   }
 });
 
 test("a service worker agrees with the gateway's vectors", { skip }, async () => {
   const page = await chromium.open(`${site.url}/`);
-  const differences = await page(`(async () => {
+  const differences = await page.evaluate(`(async () => {
     const options = { scope: "/test/browser/", type: "module" };
     const { installing: worker } = await navigator.serviceWorker.register(
       "/test/browser/vectors-worker.js", options);
@@ -102,7 +102,7 @@ test("a browser reads what the gateway itself sends", { skip: skipGateway }, asy
   });
   try {
     // the pusher as the example registers it, but for Google's name in the endpoint
-    const { app_id, pushkey, data } = await page(`(async () => {
+    const { app_id, pushkey, data } = await page.evaluate(`(async () => {
       const { pusher } = await import("./pusher.js");
       const { pushManager } = await navigator.serviceWorker.ready;
       return pusher(await pushManager.getSubscription(), "${APP_ID}", "https://push.example.org");
@@ -138,26 +138,31 @@ test("a browser reads what the gateway itself sends", { skip: skipGateway }, asy
 async function subscribe(applicationServerKey) {
   const page = await chromium.open(`${site.url}/`);
   const vapidKey = applicationServerKey.toString("base64url");
-  const subscription = await page(`(async () => {
+  const subscription = await page.evaluate(`(async () => {
     const { subscribe } = await import("./pusher.js");
     const registration = await navigator.serviceWorker.getRegistration("/");
     await (await registration?.pushManager.getSubscription())?.unsubscribe();
     return (await subscribe("${vapidKey}")).toJSON();
   })()`);
+  await page.observe("notifications");
   assert.equal(Buffer.from(subscription.keys.p256dh, "base64url").length, 65);
   return { page, subscription };
 }
 
-/** Waits for a notification, and closes it. */
-function notification(page) {
-  return until(() =>
-    page(`(async () => {
-      const [notification] = await (await navigator.serviceWorker.ready).getNotifications();
-      notification?.close();
-      const { title, body, tag, data } = notification ?? {};
-      return notification && { title, body, tag, data };
-    })()`),
-  );
+/**
+ * Waits until a notification is displayed, and closes it. The browser says when: asked with `getNotifications` at
+ * the wrong moment, it forgets the one that it is about to display.
+ */
+async function notification(page) {
+  await page.background("Notification displayed");
+  const shown = await page.evaluate(`(async () => {
+    const all = await (await navigator.serviceWorker.ready).getNotifications();
+    all.forEach((notification) => notification.close());
+    return all.map(({ title, body, tag, data }) => ({ title, body, tag, data }));
+  })()`);
+  assert.equal(shown.length, 1);
+  await page.background("Notification closed");
+  return shown[0];
 }
 
 /** Serves the example at /, with this package in nocturne/; and the tests' files. */

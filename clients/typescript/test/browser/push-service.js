@@ -22,7 +22,8 @@ export class PushService {
   #sockets = new Set();
   #registrations = new Map();
   #connection;
-  #unacknowledged = [];
+  /** Frames by persistent ID. */
+  #undelivered = new Map();
 
   static async start(directory) {
     const service = new PushService();
@@ -112,15 +113,24 @@ export class PushService {
       for (let frame = takeFrame(received); frame; frame = takeFrame(received)) {
         received = frame.rest;
         if (frame.tag === LOGIN_REQUEST) {
-          const login = bytesField(1, "login");
-          socket.write(Buffer.concat([Buffer.of(MCS_VERSION), encodeFrame(LOGIN_RESPONSE, login)]));
-          this.#connection = socket;
-          this.#unacknowledged.forEach((stanza) => socket.write(stanza));
-        } else if (frame.tag === IQ_STANZA) {
-          this.#unacknowledged = [];
+          this.#logIn(socket, frame.payload);
         }
       }
     });
+  }
+
+  /** Chromium may come back on a new connection at any time, and says then what it got on those before. */
+  #logIn(socket, request) {
+    const response = encodeFrame(LOGIN_RESPONSE, bytesField(1, "login"));
+    socket.write(Buffer.concat([Buffer.of(MCS_VERSION), response]));
+    this.#connection = socket;
+    for (const [id, frame] of this.#undelivered) {
+      if (request.includes(id)) {
+        this.#undelivered.delete(id);
+      } else {
+        socket.write(frame);
+      }
+    }
   }
 
   #deliver(token, message) {
@@ -128,7 +138,7 @@ export class PushService {
     const appData = (key, value) =>
       bytesField(7, Buffer.concat([bytesField(1, key), bytesField(2, value)]));
     const id = randomBytes(8).toString("hex");
-    const stanza = encodeFrame(
+    const frame = encodeFrame(
       DATA_MESSAGE_STANZA,
       Buffer.concat([
         bytesField(2, id),
@@ -138,18 +148,16 @@ export class PushService {
         appData("content-encoding", "aes128gcm"),
         bytesField(9, id), // persistent_id
         bytesField(21, message), // raw_data
-        varintField(24, 1), // immediate_ack
       ]),
     );
-    this.#unacknowledged.push(stanza);
-    this.#connection?.write(stanza);
+    this.#undelivered.set(id, frame);
+    this.#connection?.write(frame);
   }
 }
 
 const MCS_VERSION = 41;
 const LOGIN_REQUEST = 2;
 const LOGIN_RESPONSE = 3;
-const IQ_STANZA = 7;
 const DATA_MESSAGE_STANZA = 8;
 
 /** Chromium's own endpoints end with the registration's token. */
@@ -209,7 +217,14 @@ function takeFrame(bytes) {
     length |= (bytes[at] & 127) << (7 * (at - 1));
     if (bytes[at] < 128) {
       const end = at + 1 + length;
-      return bytes.length < end ? undefined : { tag: bytes[0], rest: bytes.subarray(end) };
+      if (bytes.length < end) {
+        return undefined;
+      }
+      return {
+        tag: bytes[0],
+        payload: bytes.subarray(at + 1, end),
+        rest: bytes.subarray(end),
+      };
     }
   }
   return undefined;
