@@ -850,6 +850,130 @@ async fn sealed_pushkeys_are_opened_here_and_echoed_as_they_came() {
     assert_eq!(world.stand_ins.apple.seen_count(), 0);
 }
 
+/// Each time that something of a push is given up, it is counted; now and then the log says why.
+#[tokio::test]
+async fn what_a_push_lacks_is_counted_and_explained_without_a_name() {
+    const TIMES: usize = 20;
+    let world = World::new().await;
+    // fixed ones: of two that were drawn, one in 256 has the key ID of the other
+    let [old, new] = [("old.key", [1; 32]), ("new.key", [2; 32])].map(|(name, key)| {
+        let path = world.directory().join(name);
+        stand_ins::write_secret(&path, &STANDARD.encode(key)).unwrap();
+        path
+    });
+    let retired = {
+        let options = Options {
+            config: json!({ "pushkey_keys": [old] }),
+            ..Options::default()
+        };
+        let app = json!({ APNS: opaque(world.apns(), &json!({})) });
+        let gateway = world.gateway_with(app, options).await;
+        let public = served_key(&gateway).await;
+        seal_pushkey(&public, APNS, PUSHKEY)
+    };
+    let options = Options {
+        config: json!({
+            "pushkey_keys": [new],
+            "log": { "level": "info" },
+            "limits": { "per_pushkey_per_minute": "off" },
+        }),
+        ..Options::default()
+    };
+    let app = json!({
+        APNS: opaque(world.apns(), &json!({})),
+        UP: opaque(world.unified_push(), &json!({})),
+    });
+    let gateway = world.gateway_with(app, options).await;
+    let keys = DeviceKeys::generate().unwrap();
+    let phone = world
+        .stand_ins
+        .push_service
+        .subscribe_unified_push()
+        .unwrap();
+    let devices = [
+        device_with(
+            APNS,
+            PUSHKEY,
+            json!({ "nocturne": { "v": 1, "secret": "Ms9vHnRz" } }),
+        ),
+        device_with(
+            APNS,
+            "c3Bxcg==",
+            json!({
+                "nocturne": { "v": 1, "p256dh": keys.p256dh(), "auth": keys.auth() },
+                "default_payload": { "Ms9vHnRz": "x".repeat(2500) },
+            }),
+        ),
+        device_with(
+            UP,
+            &phone.endpoint,
+            json!({ "nocturne": { "v": 2, "p256dh": "Ms9vHnRz" } }),
+        ),
+        device(APNS, &retired),
+    ];
+    for _ in 0..TIMES {
+        let answer = gateway.notify(&fresh(event_id_only(&devices))).await;
+        assert_rejected(&answer, &[&retired]);
+    }
+
+    let times = f64::from(u8::try_from(TIMES).unwrap());
+    for (name, labels) in [
+        (
+            "nocturne_push_ignored_device_keys_total",
+            &[("app", APNS), ("reason", "malformed")][..],
+        ),
+        (
+            "nocturne_push_ignored_device_keys_total",
+            &[("app", UP), ("reason", "version")],
+        ),
+        (
+            "nocturne_push_trimmed_notifications_total",
+            &[("app", APNS), ("reason", "data")],
+        ),
+        (
+            "nocturne_push_unopened_pushkeys_total",
+            &[("reason", "unknown_key")],
+        ),
+    ] {
+        assert_eq!(gateway.metric(name, labels).await, Some(times), "{name}");
+    }
+    // present from the start, so that an alert has something to compare with
+    let never = gateway
+        .metric("nocturne_push_clock_set_back_total", &[("app", APNS)])
+        .await;
+    assert_eq!(never, Some(0.0));
+
+    let log = gateway.log();
+    let lines = |words: &str| log.lines().filter(|line| line.contains(words)).count();
+    for words in [
+        "`secret` is not 32 bytes in base64url",
+        "`v` of `nocturne` is a version that this gateway does not know",
+        "does not fit into 2048 bytes",
+        "no key of `pushkey_keys` is the one that it names",
+    ] {
+        // more than once where the machine takes longer than the gate stays shut
+        assert!((1..TIMES).contains(&lines(words)), "{words}: {log}");
+    }
+    let path = phone.endpoint.rsplit_once('/').unwrap().1;
+    for secret in [
+        PUSHKEY,
+        "c3Bxcg",
+        "Ms9vHnRz",
+        path,
+        &retired[4..20],
+        "fresh-",
+    ] {
+        assert!(!log.contains(secret), "{secret}: {log}");
+    }
+    // what the push server gets of a device that asked for encryption in vain
+    let seen = world.stand_ins.push_service.seen();
+    assert_eq!(seen.len(), TIMES);
+    assert!(
+        seen.iter()
+            .all(|push| push.json() == json!({ "notification": {} }))
+    );
+}
+
 #[tokio::test]
 async fn without_keys_for_pushkeys_none_are_served() {
     let world = World::new().await;
