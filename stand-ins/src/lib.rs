@@ -18,6 +18,7 @@ mod jwt;
 mod keys;
 mod proxy;
 mod push_service;
+mod pushkey;
 mod reply;
 mod server;
 mod support;
@@ -37,6 +38,7 @@ pub use google::Google;
 pub use keys::{ApnsKey, ServiceAccount, VapidKey};
 pub use proxy::{Proxy, Tunnel};
 pub use push_service::{PushService, Subscription};
+pub use pushkey::seal_pushkey;
 pub use reply::{Reply, Then};
 pub use server::{Connections, Seen, Server};
 

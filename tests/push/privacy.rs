@@ -6,8 +6,7 @@ use std::{
 };
 
 use aws_lc_rs::{
-    aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
-    agreement::{PrivateKey, UnparsedPublicKey, X25519, agree},
+    agreement::{PrivateKey, X25519},
     digest::{SHA256, digest},
     hmac,
 };
@@ -20,6 +19,7 @@ use serde_json::{Value, json};
 use stand_ins::{
     DeviceKeys, Reply, Seen, TOPIC,
     homeserver::{NOTIFY_PATH, badge_only, device, device_with, dummy, event_id_only},
+    seal_pushkey,
 };
 
 use crate::harness::{
@@ -687,100 +687,6 @@ async fn jitter_answers_first_and_rejects_later() {
     assert!(told.await);
 }
 
-/// RFC 9180, base mode with X25519, HKDF-SHA256 and AES-128-GCM, as a client would do it: the
-/// encapsulated key and the ciphertext of one message.
-fn hpke(
-    own: &PrivateKey,
-    public: &[u8],
-    info: &[u8],
-    associated: &[u8],
-    mut text: Vec<u8>,
-) -> (Vec<u8>, Vec<u8>) {
-    let extract = |salt: &[u8], suite: &[u8], label: &[u8], secret: &[u8]| {
-        hmac(salt, &[b"HPKE-v1", suite, label, secret])
-    };
-    let expand = |secret: &[u8], suite: &[u8], label: &[u8], info: &[u8], length: u16| {
-        let length_bytes = length.to_be_bytes();
-        let parts = [&length_bytes, &b"HPKE-v1"[..], suite, label, info, &[1]];
-        hmac(secret, &parts)[..usize::from(length)].to_vec()
-    };
-    let enc = own.compute_public_key().unwrap().as_ref().to_vec();
-    let theirs = UnparsedPublicKey::new(&X25519, public);
-    let shared = agree(own, theirs, (), |shared| Ok(shared.to_vec())).unwrap();
-    let kem = b"KEM\x00\x20";
-    let secret = extract(&[], kem, b"eae_prk", &shared);
-    let both = [&enc[..], public].concat();
-    let secret = expand(&secret, kem, b"shared_secret", &both, 32);
-    let suite = b"HPKE\x00\x20\x00\x01\x00\x01";
-    let context = [
-        &[0][..],
-        &extract(&[], suite, b"psk_id_hash", b""),
-        &extract(&[], suite, b"info_hash", info),
-    ]
-    .concat();
-    let secret = extract(&secret, suite, b"secret", b"");
-    let key = expand(&secret, suite, b"key", &context, 16);
-    let nonce = expand(&secret, suite, b"base_nonce", &context, 12);
-    LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &key).unwrap())
-        .seal_in_place_append_tag(
-            Nonce::try_assume_unique_for_key(&nonce).unwrap(),
-            Aad::from(associated),
-            &mut text,
-        )
-        .unwrap();
-    (enc, text)
-}
-
-/// RFC 9180, Appendix A.1.1: so that what is tested below is the gateway.
-#[test]
-fn the_test_seals_as_the_standard_does() {
-    let own = PrivateKey::from_private_key(
-        &X25519,
-        &hex("52c4a758a802cd8b936eceea314432798d5baf2d7e9235dc084ab1b9cfa2f736"),
-    )
-    .unwrap();
-    let (enc, text) = hpke(
-        &own,
-        &hex("3948cfe0ad1ddb695d780e59077195da6c56506b027329794ab02bca80815c4d"),
-        b"Ode on a Grecian Urn",
-        b"Count-0",
-        b"Beauty is truth, truth beauty".to_vec(),
-    );
-    assert_eq!(
-        enc,
-        hex("37fda3567bdbd628e88668c3c8d7e97d1d1253b6d4ea6d44c150f741f1bf4431")
-    );
-    assert_eq!(
-        text,
-        hex(
-            "f938558b5d72f1a23810b4be2ab4f84331acc02fc97babc53a52ae8218a355a96d8770ac83d07bea87e13c512a"
-        )
-    );
-}
-
-fn hex(text: &str) -> Vec<u8> {
-    (0..text.len())
-        .step_by(2)
-        .map(|place| u8::from_str_radix(&text[place..place + 2], 16).unwrap())
-        .collect()
-}
-
-pub(crate) fn seal_pushkey(public: &[u8], app_id: &str, token: &str) -> String {
-    let own = PrivateKey::generate(&X25519).unwrap();
-    let mut text = with_length(token);
-    text.resize(256, 0);
-    let (enc, text) = hpke(
-        &own,
-        public,
-        b"nocturne pushkey v1",
-        app_id.as_bytes(),
-        text,
-    );
-    let key_id = digest(&SHA256, public).as_ref()[0];
-    let sealed = [&[key_id], &enc[..], &text].concat();
-    format!("nk1.{}", URL_SAFE_NO_PAD.encode(sealed))
-}
-
 /// The newest public key that the gateway gives out.
 pub(crate) async fn served_key(gateway: &Gateway) -> Vec<u8> {
     let keys = gateway.get("/_nocturne/v1/keys").await;
@@ -810,7 +716,7 @@ async fn sealed_pushkeys_are_opened_here_and_echoed_as_they_came() {
         .await;
     let public = served_key(&gateway).await;
 
-    let sealed = seal_pushkey(&public, APNS, PUSHKEY);
+    let sealed = seal_pushkey(&public, APNS, PUSHKEY).unwrap();
     assert!(sealed.len() <= 512);
     let answer = gateway
         .notify(&fresh(event_id_only(&[device(APNS, &sealed)])))
@@ -828,10 +734,10 @@ async fn sealed_pushkeys_are_opened_here_and_echoed_as_they_came() {
     assert_rejected(&answer, &[&sealed]);
 
     world.stand_ins.apple.forget();
-    let of_other_app = seal_pushkey(&public, "com.example.other", PUSHKEY);
+    let of_other_app = seal_pushkey(&public, "com.example.other", PUSHKEY).unwrap();
     let of_other_key = {
         let other = PrivateKey::generate(&X25519).unwrap();
-        seal_pushkey(other.compute_public_key().unwrap().as_ref(), APNS, PUSHKEY)
+        seal_pushkey(other.compute_public_key().unwrap().as_ref(), APNS, PUSHKEY).unwrap()
     };
     let mut changed = sealed.clone();
     changed.pop();
@@ -869,7 +775,7 @@ async fn what_a_push_lacks_is_counted_and_explained_without_a_name() {
         let app = json!({ APNS: opaque(world.apns(), &json!({})) });
         let gateway = world.gateway_with(app, options).await;
         let public = served_key(&gateway).await;
-        seal_pushkey(&public, APNS, PUSHKEY)
+        seal_pushkey(&public, APNS, PUSHKEY).unwrap()
     };
     let options = Options {
         config: json!({
