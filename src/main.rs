@@ -8,9 +8,6 @@ use shared::environment::Environment;
 
 mod commands;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// A self-hosted push gateway that tells Apple, Google and browser vendors as little as possible.
 #[derive(Debug, Parser)]
 #[command(

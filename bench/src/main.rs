@@ -29,10 +29,6 @@ use shared::{clock::Clock, environment::Environment};
 
 use measure::Plan;
 
-/// The gateway's: the floor is to differ from it in nothing but what it does.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Measure the push gateway against the floor of its own HTTP stack
 ///
 /// Example: cargo run --release -p bench -- --quick --only apns,fcm

@@ -98,7 +98,7 @@ fn floor<'a>(rows: &'a [Row], row: &Row) -> Option<&'a Row> {
 
 fn aims(row: &Row, floor: Option<&Row>) -> String {
     let verdict = |met: bool| if met { "met" } else { "missed" };
-    let mut text = format!("{}, {} ms:", row.kind.name(), row.latency.as_millis());
+    let mut text = format!("- {}, {} ms:", row.kind.name(), row.latency.as_millis());
     if row.kind != Kind::WebPush {
         let _ = write!(
             text,
@@ -108,14 +108,21 @@ fn aims(row: &Row, floor: Option<&Row>) -> String {
         );
     }
     if let Some(floor) = floor {
+        let disturbed = [row, floor]
+            .map(|row| row.foreign_at_half)
+            .into_iter()
+            .any(|foreign| foreign > DISTURBED);
         let _ = write!(
             text,
-            " at most {AIM_RATIO:.0} times the floor's CPU: {} ({:.2}); p99 less than {:.0} ms longer at half load: {} ({:+.2} \
-             ms);",
+            " at most {AIM_RATIO:.0} times the floor's CPU: {} ({:.2}); p99 less than {:.0} ms longer at half load: {} ({:+.2} ms);",
             verdict(ratio(row, floor) <= AIM_RATIO),
             ratio(row, floor),
             AIM_ADDED * 1e3,
-            verdict(added(row, floor) < AIM_ADDED),
+            if disturbed {
+                "disturbed"
+            } else {
+                verdict(added(row, floor) < AIM_ADDED)
+            },
             added(row, floor) * 1e3
         );
     }

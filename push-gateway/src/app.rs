@@ -5,7 +5,7 @@ use std::{
     hash::BuildHasher as _,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -41,6 +41,8 @@ const ENDPOINT_ANSWER: usize = 2 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// Origins of an app whose breakers are kept.
 const ORIGINS: usize = 1024;
+/// Which part of its full share an origin has until it has taken a push.
+const STRANGERS_SHARE: usize = 8;
 /// Pushkeys of an app whose late rejection is waiting to be reported.
 const LATE_REJECTIONS: usize = 65_536;
 /// Between two log lines about the same of one app.
@@ -61,13 +63,18 @@ pub struct App {
     /// Its metrics.
     pub metrics: AppMetrics,
     /// Rejections that came after the homeserver had been answered.
-    pub late_rejections: LateRejections,
+    pub late_rejections: Arc<LateRejections>,
     /// Keeps an outage from filling the log.
     pub failure_log: LogGate,
+    /// Keeps a stranger with many bad pushkeys from filling it.
+    pub rejection_log: LogGate,
     /// Keeps pushkeys sealed to a key that was retired from filling the log.
     pub unopened_log: LogGate,
     destinations: Destinations,
-    credentials: AtomicU8,
+    http: HttpClient,
+    start: Instant,
+    /// [`UNTRIED`], [`ACCEPTED`], or when they were refused.
+    credentials: AtomicU64,
 }
 
 /// The apps by app ID.
@@ -185,7 +192,7 @@ impl App {
         let endpoints = || Some(Arc::new(config.outbound.clone()));
         let (clock, random) = (parts.clock.clone(), parts.random.clone());
         let timeout = app.request_timeout;
-        let (kind, provider) = match &app.provider {
+        let (kind, kept, provider) = match &app.provider {
             config::Provider::Apns(apns) => {
                 let identity = match &apns.auth {
                     ApnsAuth::Certificate { identity, .. } => Some(Arc::clone(identity)),
@@ -200,6 +207,7 @@ impl App {
                 )?;
                 (
                     Kind::Apns,
+                    http.clone(),
                     Provider::Apns(Apns::new(apns, timeout, http, clock, random)?),
                 )
             }
@@ -213,6 +221,7 @@ impl App {
                 )?;
                 (
                     Kind::Gcm,
+                    http.clone(),
                     Provider::Fcm(Fcm::new(fcm, timeout, http, clock, random)?),
                 )
             }
@@ -226,6 +235,7 @@ impl App {
                 )?;
                 (
                     Kind::WebPush,
+                    http.clone(),
                     Provider::WebPush(WebPush::new(web_push, timeout, http, clock, random)?),
                 )
             }
@@ -239,6 +249,7 @@ impl App {
                 )?;
                 (
                     Kind::UnifiedPush,
+                    http.clone(),
                     Provider::UnifiedPush(UnifiedPush::new(
                         unified_push,
                         timeout,
@@ -297,11 +308,15 @@ impl App {
             in_flight: Semaphore::new(app.inflight_request_limit.min(Semaphore::MAX_PERMITS)),
             request_timeout: app.request_timeout,
             metrics,
-            late_rejections: LateRejections::default(),
+            late_rejections: before
+                .map_or_else(Arc::default, |before| Arc::clone(&before.late_rejections)),
+            http: kept,
             failure_log: LogGate::new(now),
+            rejection_log: LogGate::new(now),
             unopened_log: LogGate::new(now),
             destinations,
-            credentials: AtomicU8::new(0),
+            start: now,
+            credentials: AtomicU64::new(UNTRIED),
         })
     }
 
@@ -319,11 +334,16 @@ impl App {
                 }
                 if by_key.len() >= ORIGINS {
                     by_key.retain(|_, destination| destination.is_remarkable(now));
-                    if by_key.len() >= ORIGINS {
-                        by_key.clear();
+                    let one = by_key
+                        .keys()
+                        .next()
+                        .filter(|_| by_key.len() >= ORIGINS)
+                        .cloned();
+                    if let Some(one) = one {
+                        by_key.remove(&one);
                     }
                 }
-                let destination = Arc::new(Destination::new(*in_flight, now));
+                let destination = Arc::new(Destination::of_stranger(*in_flight, now));
                 by_key.insert(origin.clone(), Arc::clone(&destination));
                 destination
             }
@@ -339,6 +359,11 @@ impl App {
         }
     }
 
+    /// Closes connections that nobody used of late.
+    pub fn close_idle(&self) {
+        self.http.close_idle();
+    }
+
     /// Which family of metrics the app counts in.
     #[must_use]
     pub const fn kind(&self) -> Kind {
@@ -350,28 +375,43 @@ impl App {
         }
     }
 
-    /// What the provider was last seen to think of the app's credentials.
+    /// What the provider was last seen to think of the app's credentials. A refusal is forgotten after a
+    /// minute without another, since only a push can show that it was mended.
     #[must_use]
-    pub fn credentials(&self) -> Credentials {
+    pub fn credentials(&self, now: Instant) -> Credentials {
         match self.credentials.load(Ordering::Relaxed) {
-            0 => Credentials::Untried,
-            1 => Credentials::Accepted,
-            _ => Credentials::Refused,
+            UNTRIED => Credentials::Untried,
+            ACCEPTED => Credentials::Accepted,
+            refused_at if self.since_start(now) < refused_at.saturating_add(REFUSAL_MEMORY) => {
+                Credentials::Refused
+            }
+            _ => Credentials::Untried,
         }
     }
 
     /// Records what the provider thinks of them.
-    pub fn set_credentials(&self, credentials: Credentials) {
-        let value = match credentials {
-            Credentials::Untried => 0,
-            Credentials::Accepted => 1,
-            Credentials::Refused => 2,
+    pub fn set_credentials(&self, accepted: bool, now: Instant) {
+        let value = if accepted {
+            ACCEPTED
+        } else {
+            self.since_start(now)
         };
         if self.credentials.load(Ordering::Relaxed) != value {
             self.credentials.store(value, Ordering::Relaxed);
         }
     }
+
+    /// Seconds since the app was made ready, and two: the values below have meanings of their own.
+    fn since_start(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.start).as_secs() + 2
+    }
 }
+
+/// Values of [`App::credentials`] that are no time.
+const UNTRIED: u64 = 0;
+const ACCEPTED: u64 = 1;
+/// Seconds.
+const REFUSAL_MEMORY: u64 = 60;
 
 type SharedKey = shared::secret::Secret<[u8; 32]>;
 
@@ -389,8 +429,11 @@ pub struct Destination {
     /// Fails fast while the destination is down.
     pub breaker: Breaker,
     /// One permit for each push that may be under way to it.
-    pub in_flight: Arc<Semaphore>,
-    permits: usize,
+    pub in_flight: Semaphore,
+    /// How many permits there are when none is taken.
+    permits: AtomicUsize,
+    /// How many there are once it has taken a push.
+    full: usize,
 }
 
 enum Destinations {
@@ -407,15 +450,37 @@ impl Destination {
         let permits = permits.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             breaker: Breaker::new(now),
-            in_flight: Arc::new(Semaphore::new(permits)),
-            permits,
+            in_flight: Semaphore::new(permits),
+            permits: AtomicUsize::new(permits),
+            full: permits,
+        }
+    }
+
+    /// A share of `full` until it has taken a push: a stranger can name any number of hosts that hang.
+    fn of_stranger(full: usize, now: Instant) -> Self {
+        Self {
+            full: full.clamp(1, Semaphore::MAX_PERMITS),
+            ..Self::new(full / STRANGERS_SHARE, now)
+        }
+    }
+
+    /// It has taken a push.
+    pub fn delivered(&self) {
+        let permits = self.permits.load(Ordering::Relaxed);
+        if permits < self.full
+            && self
+                .permits
+                .compare_exchange(permits, self.full, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
+            self.in_flight.add_permits(self.full - permits);
         }
     }
 
     /// Whether there is anything about it that must not be forgotten.
     fn is_remarkable(&self, now: Instant) -> bool {
         self.breaker.state(now) != BreakerState::Closed
-            || self.in_flight.available_permits() < self.permits
+            || self.in_flight.available_permits() < self.permits.load(Ordering::Relaxed)
     }
 }
 

@@ -60,12 +60,16 @@ pub enum Change {
 pub struct Permit<'a> {
     breaker: &'a Breaker,
     probe: bool,
+    /// Which state of the breaker it is from.
+    epoch: u64,
     recorded: bool,
 }
 
 #[derive(Debug)]
 struct Inner {
     state: State,
+    /// Raised when the breaker opens or closes: what was sent before says nothing of what is now.
+    epoch: u64,
     steps: [Step; STEPS],
 }
 
@@ -92,6 +96,7 @@ impl Breaker {
     pub fn new(now: Instant) -> Self {
         Self(Mutex::new(Inner {
             state: State::Closed,
+            epoch: 0,
             steps: [Step {
                 start: now,
                 tried: 0,
@@ -115,6 +120,7 @@ impl Breaker {
         Some(Permit {
             breaker: self,
             probe,
+            epoch: inner.epoch,
             recorded: false,
         })
     }
@@ -124,6 +130,9 @@ impl Breaker {
     pub fn record(mut permit: Permit<'_>, health: Health, now: Instant) -> Option<Change> {
         permit.recorded = true;
         let mut inner = permit.breaker.inner();
+        if permit.epoch != inner.epoch {
+            return None;
+        }
         inner.count(health, now);
         match &mut inner.state {
             State::Closed => {
@@ -134,6 +143,7 @@ impl Breaker {
                         pause: FIRST_PAUSE,
                         probing: false,
                     };
+                    inner.epoch += 1;
                     return Some(Change::Opened { pause: FIRST_PAUSE });
                 }
                 None
@@ -147,6 +157,7 @@ impl Breaker {
             } => match health {
                 Health::Up => {
                     inner.state = State::Closed;
+                    inner.epoch += 1;
                     inner.steps = [Step {
                         start: now,
                         tried: 0,
@@ -302,6 +313,24 @@ mod tests {
             None,
             "counting starts anew"
         );
+    }
+
+    #[test]
+    fn failures_of_before_do_not_open_it_again() {
+        let now = Clock::system().now();
+        let breaker = Breaker::new(now);
+        let hanging: Vec<_> = (0..100)
+            .map(|_| breaker.admit(now).expect("closed"))
+            .collect();
+        for _ in 0..FAILURES {
+            let _ = attempt(&breaker, Health::Down, now);
+        }
+        let later = now + FIRST_PAUSE;
+        assert_eq!(attempt(&breaker, Health::Up, later), Some(Change::Closed));
+        for permit in hanging {
+            assert_eq!(Breaker::record(permit, Health::Down, later), None);
+        }
+        assert_eq!(breaker.state(later), BreakerState::Closed);
     }
 
     #[test]

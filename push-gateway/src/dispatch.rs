@@ -14,9 +14,9 @@ use futures_util::{FutureExt as _, StreamExt as _, future::join_all, stream};
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    app::{App, Credentials},
+    app::App,
     breaker::{Breaker, Change, Health},
-    dedupe::Delivery,
+    dedupe::Making,
     gateway::{Gateway, State},
     metrics::InFlight,
     notification::{Device, Notification, Pushkey},
@@ -35,6 +35,12 @@ const BACKOFF: Duration = Duration::from_secs(1);
 const WIDTH: usize = 64;
 /// Pushes of one app that wait out their `opaque.jitter`, at the most.
 const DELAYED: usize = 65_536;
+
+/// For how long a push whose homeserver was answered before (`opaque.jitter`) is tried, and with what
+/// pauses.
+const DELAYED_PATIENCE: Duration = Duration::from_mins(10);
+const DELAYED_BACKOFF: Duration = Duration::from_secs(2);
+const DELAYED_LONGEST_BACKOFF: Duration = Duration::from_mins(1);
 
 /// What the homeserver is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,10 +86,13 @@ pub(crate) async fn dispatch(
                 if state.unsafe_identifiers {
                     debug!(app_id = %device.app_id, "an app_id that matches no app, or several");
                 }
-                info!(
-                    reason = reason.label(),
-                    "a pushkey is rejected: its app_id matches no app of the configuration, or several"
-                );
+                if let Some(held_back) = gateway.unmatched_log.pass(gateway.clock.now()) {
+                    info!(
+                        reason = reason.label(),
+                        more_since_last_line = held_back,
+                        "a pushkey is rejected: its app_id matches no app of the configuration, or several"
+                    );
+                }
                 if let Some(outcome) = outcomes.get_mut(index) {
                     *outcome = Some(Outcome::Rejected(reason));
                 }
@@ -191,7 +200,11 @@ async fn push_group<'a>(
         return vec![run(index).await];
     }
     stream::iter(indices)
-        .map(run)
+        .map(|index| async move {
+            // Making the payloads of a crowd is work without a pause: others come in between.
+            tokio::task::yield_now().await;
+            run(index).await
+        })
         .buffer_unordered(permits.len())
         .collect()
         .await
@@ -199,6 +212,10 @@ async fn push_group<'a>(
 
 fn internal() -> Outcome {
     Failure::new(Cause::Internal, "internal", Retry::Never).into()
+}
+
+fn over_budget() -> Outcome {
+    Failure::new(Cause::Budget, "request_budget", Retry::Never).into()
 }
 
 /// One device of one request.
@@ -252,6 +269,10 @@ impl Job<'_> {
     async fn push_to(&self, device: &Device) -> Outcome {
         let pending = InFlight::new(&self.app.metrics.provider.pending);
         let began = self.gateway.clock.now();
+        // What comes now may be long work on a long notification, once for each of thousands of devices.
+        if began >= self.deadline {
+            return over_budget();
+        }
         if let Some(limit) = &self.state.pushkey_limit
             && let Err(wait) = limit.take((&*self.app.name, device.pushkey.expose()), began)
         {
@@ -268,13 +289,18 @@ impl Job<'_> {
         {
             return Outcome::Rejected(reason);
         }
-        let delivery = self
-            .gateway
-            .deliveries
-            .of(self.notification.event_id(), device);
-        if delivery.is_some_and(|delivery| self.gateway.deliveries.contains(delivery, began)) {
-            return Outcome::Suppressed(Suppressed::Duplicate);
-        }
+        let deliveries = &self.gateway.deliveries;
+        let making = match deliveries.of(self.notification.event_id(), self.device) {
+            None => None,
+            Some(delivery) => {
+                let turn = deliveries.begin(delivery, &self.gateway.clock);
+                match tokio::time::timeout_at(self.deadline.into(), turn).await {
+                    Ok(Some(making)) => Some(making),
+                    Ok(None) => return Outcome::Suppressed(Suppressed::Duplicate),
+                    Err(_) => return over_budget(),
+                }
+            }
+        };
         let push = match self
             .app
             .provider
@@ -293,26 +319,38 @@ impl Job<'_> {
         );
         let jitter = self.app.context.opaque.jitter;
         if !jitter.is_zero() && self.app.context.mode != crate::config::PayloadMode::Sygnal {
-            return self.send_later(
-                device,
-                push,
-                delivery,
-                jitter.mul_f64(self.gateway.random.fraction()),
-            );
+            let delay = jitter.mul_f64(self.gateway.random.fraction());
+            return self.send_later(device, push, making, delay);
         }
         let outcome = send(self.gateway, self.app, &push, self.deadline).await;
         if outcome == Outcome::Delivered {
-            self.remember(delivery);
+            self.remember(making);
         }
         outcome
     }
 
-    fn remember(&self, delivery: Option<Delivery>) {
-        if let Some(delivery) = delivery {
-            self.gateway
-                .deliveries
-                .insert(delivery, self.gateway.clock.now());
+    fn remember(&self, making: Option<Making<'_>>) {
+        if let Some(making) = making {
+            making.made(self.gateway.clock.now());
         }
+    }
+
+    /// As much of device and notification as a log may name: the rest can be large, and is in the push.
+    fn names(&self, device: &Device) -> (Device, Notification) {
+        let device = Device {
+            app_id: String::new(),
+            pushkey: device.pushkey.clone(),
+            pushkey_ts: None,
+            data: None,
+        };
+        let mut notification = Notification::default();
+        if self.state.unsafe_identifiers {
+            notification
+                .event_id
+                .clone_from(&self.notification.event_id);
+            notification.room_id.clone_from(&self.notification.room_id);
+        }
+        (device, notification)
     }
 
     /// Sends after a delay; the homeserver is answered before.
@@ -320,20 +358,19 @@ impl Job<'_> {
         &self,
         device: &Device,
         push: Push,
-        delivery: Option<Delivery>,
+        making: Option<Making<'_>>,
         delay: Duration,
     ) -> Outcome {
         let Ok(slot) = Arc::clone(&self.gateway.delayed).try_acquire_owned() else {
             return Failure::new(Cause::InFlightLimit, "delayed pushes", Retry::Never).into();
         };
-        self.remember(delivery);
+        self.remember(making);
         let (gateway, state, app) = (
             Arc::clone(self.gateway),
             Arc::clone(self.state),
             Arc::clone(self.app),
         );
-        let device = device.clone();
-        let notification = Arc::clone(self.notification);
+        let (device, notification) = self.names(device);
         let alive = gateway.alive();
         tokio::spawn(async move {
             let (_slot, _alive) = (slot, alive);
@@ -341,17 +378,34 @@ impl Job<'_> {
                 () = tokio::time::sleep(delay) => {}
                 () = gateway.shutdown.begun() => {}
             }
-            let deadline = gateway.clock.now() + state.limits.request_budget;
-            let permit = tokio::time::timeout_at(deadline.into(), app.in_flight.acquire()).await;
-            let outcome = match permit {
-                Ok(Ok(_permit)) => send(&gateway, &app, &push, deadline).await,
-                Ok(Err(_)) | Err(_) => {
-                    Failure::new(Cause::InFlightLimit, "inflight_request_limit", Retry::Never)
-                        .into()
+            let give_up = gateway.clock.now() + DELAYED_PATIENCE;
+            let mut pause = DELAYED_BACKOFF;
+            let outcome = loop {
+                let outcome = send_delayed(&gateway, &state, &app, &push).await;
+                let Outcome::Failed(failure) = &outcome else {
+                    break outcome;
+                };
+                // Nobody but the gateway has this push any more.
+                let again = gateway.clock.now() + pause;
+                if !failure.cause.may_pass() || again >= give_up || gateway.shutdown.has_begun() {
+                    break outcome;
                 }
+                tokio::select! {
+                    () = tokio::time::sleep_until(again.into()) => {}
+                    () = gateway.shutdown.begun() => {}
+                }
+                pause = (pause * 2).min(DELAYED_LONGEST_BACKOFF);
             };
             if let Outcome::Rejected(reason) = &outcome {
                 app.late_rejections.insert(&device.pushkey, *reason);
+            }
+            if let Outcome::Failed(failure) = &outcome {
+                warn!(
+                    app = %app.name,
+                    cause = failure.cause.label(),
+                    detail = %failure.detail,
+                    "a push that had waited out its jitter is lost: its homeserver was answered before"
+                );
             }
             settle(
                 &app,
@@ -361,6 +415,17 @@ impl Job<'_> {
             );
         });
         Outcome::Suppressed(Suppressed::Delayed)
+    }
+}
+
+/// Sends a push that has waited out its jitter, within one request's budget.
+async fn send_delayed(gateway: &Gateway, state: &State, app: &App, push: &Push) -> Outcome {
+    let deadline = gateway.clock.now() + state.limits.request_budget;
+    match tokio::time::timeout_at(deadline.into(), app.in_flight.acquire()).await {
+        Ok(Ok(_permit)) => send(gateway, app, push, deadline).await,
+        Ok(Err(_)) | Err(_) => {
+            Failure::new(Cause::InFlightLimit, "inflight_request_limit", Retry::Never).into()
+        }
     }
 }
 
@@ -376,7 +441,7 @@ async fn send(gateway: &Gateway, app: &App, push: &Push, deadline: Instant) -> O
     loop {
         let began = gateway.clock.now();
         if began >= deadline {
-            return Failure::new(Cause::Budget, "request_budget", Retry::Never).into();
+            return over_budget();
         }
         let destination = app.destination(push, began);
         let Ok(_place) = destination.in_flight.try_acquire() else {
@@ -404,8 +469,11 @@ async fn send(gateway: &Gateway, app: &App, push: &Push, deadline: Instant) -> O
         }
         let failure = match outcome {
             Outcome::Delivered | Outcome::Rejected(_) | Outcome::Suppressed(_) => {
+                if outcome == Outcome::Delivered {
+                    destination.delivered();
+                }
                 if status.is_some() {
-                    app.set_credentials(Credentials::Accepted);
+                    app.set_credentials(true, now);
                 }
                 report(app, Breaker::record(permit, Health::Up, now));
                 return outcome;
@@ -413,7 +481,7 @@ async fn send(gateway: &Gateway, app: &App, push: &Push, deadline: Instant) -> O
             Outcome::Failed(failure) => failure,
         };
         if failure.cause == Cause::Credentials {
-            app.set_credentials(Credentials::Refused);
+            app.set_credentials(false, now);
         }
         // A timeout that came early because the request's budget was nearly used up shows nothing.
         if failure.cause != Cause::Timeout || full <= deadline {
@@ -485,9 +553,17 @@ fn settle(
         Outcome::Suppressed(reason) => app.metrics.suppressed(*reason),
         Outcome::Rejected(reason) => {
             app.metrics.rejected(*reason);
-            if let (Some(gateway), Some((device, _))) = (gateway, of) {
+            if let (Some(gateway), Some((device, _))) = (gateway, of)
+                && let Some(held_back) = app.rejection_log.pass(gateway.clock.now())
+            {
                 let device = gateway.pseudonyms.of(device.pushkey.expose());
-                info!(app = %app.name, %device, reason = reason.label(), "a pushkey is rejected");
+                info!(
+                    app = %app.name,
+                    %device,
+                    reason = reason.label(),
+                    more_since_last_line = held_back,
+                    "a pushkey is rejected"
+                );
             }
         }
         Outcome::Failed(failure) => {

@@ -16,13 +16,20 @@ use tokio::sync::{Semaphore, mpsc};
 use tracing::{error, info, warn};
 
 use crate::{
-    app::{Apps, Parts},
+    app::{Apps, LogGate, Parts},
     config::{self, Config, Limits},
     dedupe::Deliveries,
     dispatch,
     metrics::Metrics,
     sealed::pushkey::PushkeyKeys,
 };
+
+/// Requests with a large body that are read and answered at once. Half a megabyte of JSON takes up to fifty
+/// times as much when it is parsed.
+const LARGE_BODIES: usize = 8;
+
+/// How much longer than one request's budget a stop may take.
+const DRAIN_MARGIN: Duration = Duration::from_secs(2);
 
 /// The running gateway.
 pub struct Gateway {
@@ -42,6 +49,10 @@ pub struct Gateway {
     pub shutdown: Shutdown,
     /// Room for pushes that wait out their jitter.
     pub delayed: Arc<Semaphore>,
+    /// Keeps a stranger with many unknown app IDs from filling the log.
+    pub unmatched_log: LogGate,
+    /// Room for requests with a large body.
+    pub large_bodies: Arc<Semaphore>,
     environment: Environment,
     path: PathBuf,
     alive: mpsc::Sender<()>,
@@ -121,11 +132,19 @@ impl Gateway {
             random,
             shutdown,
             delayed: Arc::new(Semaphore::new(dispatch::delayed_pushes())),
+            unmatched_log: LogGate::new(now),
+            large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
             environment,
             path,
             alive,
         };
         Ok((Arc::new(gateway), Unfinished(finished)))
+    }
+
+    /// How long what is under way may take when the gateway stops.
+    #[must_use]
+    pub fn drain(&self) -> Duration {
+        self.state().limits.request_budget + DRAIN_MARGIN
     }
 
     /// The state now in force. A request keeps the one it began with.
@@ -217,6 +236,9 @@ impl Gateway {
         self.metrics
             .unsafe_identifiers
             .set(i64::from(state.unsafe_identifiers));
+        if state.unsafe_identifiers && !before.unsafe_identifiers {
+            warn_of_unsafe_identifiers();
+        }
         self.state.store(Arc::new(state));
         Ok(())
     }
@@ -231,12 +253,10 @@ impl Gateway {
             let state = self.state();
             for app in state.apps.iter() {
                 app.context.identifiers.expire();
+                app.close_idle();
             }
             if state.unsafe_identifiers && minute % 60 == 0 {
-                warn!(
-                    "log.unsafe_identifiers is on: pushkeys, event IDs and room IDs are written to the log at level \
-                     debug; switch it off when you are done"
-                );
+                warn_of_unsafe_identifiers();
             }
         }
     }
@@ -286,4 +306,11 @@ impl Unfinished {
     pub async fn finished(mut self) {
         while self.0.recv().await.is_some() {}
     }
+}
+
+fn warn_of_unsafe_identifiers() {
+    warn!(
+        "log.unsafe_identifiers is on: pushkeys, event IDs and room IDs are written to the log at level \
+                     debug; switch it off when you are done"
+    );
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use shared::{
     http_server::{self, Limits},
-    lifecycle,
+    lifecycle, open_files,
 };
 use tokio::{net::TcpListener, task::JoinSet};
 use tracing::info;
@@ -29,8 +29,8 @@ pub mod sealed;
 use config::Config;
 use gateway::{Gateway, World};
 
-/// How much longer than one request's budget a stop may take.
-const DRAIN_MARGIN: Duration = Duration::from_secs(2);
+/// Connections to the metrics at once.
+const METRICS_CONNECTIONS: usize = 16;
 
 /// A gateway whose listeners are bound, so that what is wrong with them has been seen.
 pub struct Bound {
@@ -38,7 +38,6 @@ pub struct Bound {
     unfinished: gateway::Unfinished,
     listeners: Vec<TcpListener>,
     metrics_listener: Option<TcpListener>,
-    drain: Duration,
 }
 
 /// Makes a gateway ready and binds its listeners.
@@ -55,14 +54,12 @@ pub async fn bind(config: Config, world: World) -> Result<Bound, String> {
         Some(address) => Some(http_server::bind(address).await?),
         None => None,
     };
-    let drain = config.limits.request_budget + DRAIN_MARGIN;
     let (gateway, unfinished) = Gateway::new(config, world)?;
     Ok(Bound {
         gateway,
         unfinished,
         listeners,
         metrics_listener,
-        drain,
     })
 }
 
@@ -71,12 +68,6 @@ impl Bound {
     #[must_use]
     pub fn gateway(&self) -> Arc<Gateway> {
         Arc::clone(&self.gateway)
-    }
-
-    /// How long what is under way may take when the gateway stops.
-    #[must_use]
-    pub const fn drain(&self) -> Duration {
-        self.drain
     }
 
     /// Where the gateway listens.
@@ -93,9 +84,9 @@ impl Bound {
             unfinished,
             listeners,
             metrics_listener,
-            ..
         } = self;
         let shutdown = gateway.shutdown.clone();
+        let limits = connection_limits(open_files::raise(), listeners.len());
         let mut servers = JoinSet::new();
         for listener in listeners {
             if let Ok(address) = listener.local_addr() {
@@ -105,7 +96,7 @@ impl Bound {
             servers.spawn(http_server::serve(
                 listener,
                 router,
-                Limits::default(),
+                limits,
                 shutdown.clone(),
             ));
         }
@@ -114,10 +105,14 @@ impl Bound {
                 info!(%address, "serving metrics");
             }
             let router = router::metrics(Arc::clone(&gateway));
+            let limits = Limits {
+                connections: METRICS_CONNECTIONS,
+                ..limits
+            };
             tokio::spawn(http_server::serve(
                 listener,
                 router,
-                Limits::default(),
+                limits,
                 shutdown.clone(),
             ))
         });
@@ -140,6 +135,17 @@ impl Bound {
     }
 }
 
+/// Half of the open files are left for providers, so that nobody who only connects keeps a push from
+/// getting out.
+fn connection_limits(open_files: u64, listeners: usize) -> Limits {
+    let most = Limits::default();
+    let half = usize::try_from(open_files / 2).unwrap_or(usize::MAX);
+    Limits {
+        connections: most.connections.min(half / listeners.max(1)).max(1),
+        ..most
+    }
+}
+
 /// Serves until a signal stops it; SIGHUP reloads.
 ///
 /// # Errors
@@ -147,11 +153,17 @@ impl Bound {
 /// When the operating system lets no signal handler be set.
 pub async fn run(bound: Bound, trigger: lifecycle::ShutdownTrigger) -> std::io::Result<()> {
     let gateway = Arc::downgrade(&bound.gateway());
-    let drain = bound.drain();
-    lifecycle::run(bound.serve(), trigger, drain, async move || {
-        if let Some(gateway) = gateway.upgrade() {
-            gateway.reload().await;
+    let drain = || {
+        let gateway = gateway.upgrade();
+        gateway.map_or(Duration::ZERO, |gateway| gateway.drain())
+    };
+    let reload = || {
+        let gateway = gateway.clone();
+        async move {
+            if let Some(gateway) = gateway.upgrade() {
+                gateway.reload().await;
+            }
         }
-    })
-    .await
+    };
+    lifecycle::run(bound.serve(), trigger, drain, reload).await
 }

@@ -192,12 +192,37 @@ fn integer(value: Option<&Value>, name: &'static str) -> Result<Option<i64>, Inv
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+    use crate::provider::any_value;
 
     fn refused(body: &Value) -> Invalid {
         parse(body.to_string().as_bytes()).expect_err("the body is refused")
+    }
+
+    /// With its feature `raw_value` `serde_json` reads the text in such a member as JSON of its own, with a
+    /// depth of its own: nested, half a megabyte is 25,000 levels deep, which no stack holds.
+    #[test]
+    fn no_text_inside_the_body_is_read_as_json() {
+        let mut content = json!("");
+        for _ in 0..3 {
+            let mut inner = content.to_string();
+            inner.insert_str(0, &"[".repeat(100));
+            inner.push_str(&"]".repeat(100));
+            content = json!({"$serde_json::private::RawValue": inner});
+        }
+        let request = parse(
+            json!({"notification": {
+                "content": content,
+                "devices": [{"app_id": "a", "pushkey": "k"}],
+            }})
+            .to_string()
+            .as_bytes(),
+        )
+        .expect("an object with a text is nothing special");
+        assert_eq!(request.notification.content, content);
     }
 
     fn with_device(device: &Value) -> Value {
@@ -367,5 +392,47 @@ mod tests {
             parse(body.as_bytes()).expect_err("refused"),
             Invalid::NotJson
         );
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_is_too_odd(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&body);
+        }
+
+        #[test]
+        fn nearly_a_body_is_taken_or_refused(
+            text in r#"\{"notification":\{("(devices|counts|content|prio)":(\[\{"(app_id|pushkey|data|tweaks|pushkey_ts)":("[a-z]{0,3}"|-?[0-9]{1,30}|null|\{\})\}\]|\{"(unread|sound)":-?[0-9.eE+]{1,9}\}|"[^"]{0,5}"|null),?){0,4}\}\}"#
+        ) {
+            let _ = parse(text.as_bytes());
+        }
+
+        #[test]
+        fn what_is_valid_keeps_every_field(
+            ids in proptest::collection::vec(any::<String>(), 3),
+            content in any_value(),
+            unread in proptest::option::of(any::<i64>()),
+            pushkey_ts in proptest::option::of(any::<i64>()),
+        ) {
+            let request = parse(
+                json!({"notification": {
+                    "event_id": ids[0], "content": content, "counts": {"unread": unread},
+                    "devices": [{"app_id": ids[1], "pushkey": ids[2], "pushkey_ts": pushkey_ts,
+                        "data": {"default_payload": content}}],
+                }})
+                .to_string()
+                .as_bytes(),
+            )
+            .expect("it is valid");
+            prop_assert_eq!(request.notification.event_id.as_str(), Some(ids[0].as_str()));
+            prop_assert_eq!(request.notification.content.to_string(), content.to_string());
+            prop_assert_eq!(request.notification.unread, unread);
+            let device = &request.devices[0];
+            prop_assert_eq!(&device.app_id, &ids[1]);
+            prop_assert_eq!(device.pushkey.expose(), &ids[2]);
+            prop_assert_eq!(device.pushkey_ts, pushkey_ts);
+            let data = device.data.as_ref().expect("data");
+            prop_assert_eq!(data["default_payload"].to_string(), content.to_string());
+        }
     }
 }

@@ -140,6 +140,23 @@ impl Cause {
         }
     }
 
+    /// Whether the same push may get through later.
+    #[must_use]
+    pub const fn may_pass(self) -> bool {
+        match self {
+            Self::Connect
+            | Self::Timeout
+            | Self::ProviderError
+            | Self::Throttled
+            | Self::Credentials
+            | Self::InFlightLimit
+            | Self::RateLimited
+            | Self::BreakerOpen
+            | Self::Budget => true,
+            Self::Refused | Self::TooLarge | Self::Internal => false,
+        }
+    }
+
     /// The metric label and log value.
     #[must_use]
     pub const fn label(self) -> &'static str {

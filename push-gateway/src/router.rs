@@ -14,22 +14,29 @@ use axum::{
     routing::{any, get, post},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, StatusCode, header};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use shared::http_server::Peer;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     app::Credentials,
     breaker::BreakerState,
     dispatch::{self, Answer},
-    gateway::Gateway,
+    gateway::{Gateway, State as Running},
     notify,
 };
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OPENMETRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+/// A body that is larger than this waits for its turn. What homeservers send has one to five kilobytes.
+const SMALL_BODY: usize = 16 * 1024;
+
+/// How long the rest of a large body may take once it has its turn.
+const LARGE_BODY_TIME: Duration = Duration::from_secs(5);
 
 /// What a UnifiedPush client asks a push server's host, to find out whether a gateway is there.
 const DISCOVERY: &str = r#"{"gateway":"matrix","unifiedpush":{"gateway":"matrix"}}"#;
@@ -97,13 +104,14 @@ async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
         reasons.push("stopping".to_owned());
     }
     for app in gateway.state().apps.iter() {
-        if app.credentials() == Credentials::Refused {
+        if app.credentials(now) == Credentials::Refused {
             reasons.push(format!(
                 "{}: the provider refuses the gateway's credentials",
                 app.name
             ));
         }
-        if app.breaker_state(now) != BreakerState::Closed {
+        // Half open is not down: somebody has to send it the push that finds out.
+        if app.breaker_state(now) == BreakerState::Open {
             reasons.push(format!("{}: the provider is down", app.name));
         }
     }
@@ -159,19 +167,10 @@ async fn answer(gateway: &Arc<Gateway>, request: Request, began: Instant) -> Res
         gateway.metrics.source_limited.inc();
         return limited(wait);
     }
-    let max_body = state.limits.max_body;
-    let body =
-        match tokio::time::timeout_at(deadline.into(), read(request.into_body(), max_body)).await {
-            Ok(Ok(body)) => body,
-            Ok(Err(response)) => return response,
-            Err(_) => {
-                return closing(error(
-                    StatusCode::REQUEST_TIMEOUT,
-                    "M_UNKNOWN",
-                    "The request body did not come in time",
-                ));
-            }
-        };
+    let (body, room) = match read(gateway, &state, request.into_body(), deadline).await {
+        Ok(read) => read,
+        Err(response) => return response,
+    };
     let request = match notify::parse(&body) {
         Ok(request) => request,
         Err(invalid) => {
@@ -195,7 +194,7 @@ async fn answer(gateway: &Arc<Gateway>, request: Request, began: Instant) -> Res
     let task = tokio::spawn({
         let gateway = Arc::clone(gateway);
         async move {
-            let _alive = gateway.alive();
+            let (_alive, _room) = (gateway.alive(), room);
             dispatch::dispatch(&gateway, &state, request, deadline).await
         }
     });
@@ -217,28 +216,67 @@ async fn answer(gateway: &Arc<Gateway>, request: Request, began: Instant) -> Res
     }
 }
 
-/// Reads a body up to the limit.
-async fn read(body: Body, limit: usize) -> Result<Bytes, Response> {
+/// Reads a body up to the limit, and by the deadline. A large one waits for its turn, and keeps it for as
+/// long as what is given besides lives.
+async fn read(
+    gateway: &Gateway,
+    state: &Running,
+    mut body: Body,
+    mut deadline: Instant,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Response> {
+    let limit = state.limits.max_body;
     let declared = http_body::Body::size_hint(&body).lower();
-    let too_large = || {
-        closing(error(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "M_TOO_LARGE",
-            &format!("The request body is longer than {limit} bytes"),
-        ))
-    };
     if declared > limit.try_into().unwrap_or(u64::MAX) {
-        return Err(too_large());
+        return Err(too_large(limit));
     }
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(failure) if failure.is::<LengthLimitError>() => Err(too_large()),
-        Err(_) => Err(closing(error(
-            StatusCode::BAD_REQUEST,
-            "M_NOT_JSON",
-            "The request body ended early",
-        ))),
+    let mut read = BytesMut::new();
+    let mut room = None;
+    loop {
+        let frame = match tokio::time::timeout_at(deadline.into(), body.frame()).await {
+            Ok(None) => return Ok((read.freeze(), room)),
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(_))) => {
+                return Err(closing(error(
+                    StatusCode::BAD_REQUEST,
+                    "M_NOT_JSON",
+                    "The request body ended early",
+                )));
+            }
+            Err(_) => {
+                return Err(closing(error(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "M_UNKNOWN",
+                    "The request body did not come in time",
+                )));
+            }
+        };
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if read.len() + data.len() > limit {
+            return Err(too_large(limit));
+        }
+        read.extend_from_slice(&data);
+        if read.len() > SMALL_BODY && room.is_none() {
+            let turn = Arc::clone(&gateway.large_bodies).acquire_owned();
+            match tokio::time::timeout_at(deadline.into(), turn).await {
+                Ok(turn) => {
+                    room = turn.ok();
+                    // Others wait for it: whoever has the turn sends on.
+                    deadline = deadline.min(gateway.clock.now() + LARGE_BODY_TIME);
+                }
+                Err(_) => return Err(closing(limited(Duration::from_secs(1)))),
+            }
+        }
     }
+}
+
+fn too_large(limit: usize) -> Response {
+    closing(error(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "M_TOO_LARGE",
+        &format!("The request body is longer than {limit} bytes"),
+    ))
 }
 
 /// What counts as one source: an IPv4 address, or the /64 that an IPv6 host can choose its address from.

@@ -7,14 +7,19 @@ use std::{
     convert::Infallible,
     future::Future,
     io,
+    mem::MaybeUninit,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use axum::{Router, body::Body};
+use http::header;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -28,6 +33,9 @@ use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
 use crate::lifecycle::Shutdown;
+
+/// How long a client that was refused may go on sending.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// Limits on connections.
 #[derive(Clone, Copy, Debug)]
@@ -122,17 +130,23 @@ async fn serve_connection(
     shutdown: Shutdown,
 ) {
     let _ = stream.set_nodelay(true);
+    let refused = Arc::new(AtomicBool::new(false));
     let io = TokioIo::new(Unread {
         stream,
         patience: limits.write_timeout,
         stalled: None,
+        refused: Arc::clone(&refused),
+        lingering: None,
     });
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let router = router.clone();
+        let (router, refused) = (router.clone(), Arc::clone(&refused));
         async move {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(peer);
             let Ok(response) = router.oneshot(request).await;
+            if response.headers().contains_key(header::CONNECTION) {
+                refused.store(true, Ordering::Relaxed);
+            }
             Ok::<_, Infallible>(response)
         }
     });
@@ -175,6 +189,10 @@ struct Unread {
     stream: TcpStream,
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Whether a request was answered before it was whole, so that the client may be sending still.
+    refused: Arc<AtomicBool>,
+    /// Since it was refused: until when it is listened to.
+    lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl Unread {
@@ -235,7 +253,27 @@ impl AsyncWrite for Unread {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
+    /// A connection that is closed while the client still sends is reset, and what it has not read by then
+    /// is lost, the answer above all. So the rest of a request that was refused is thrown away first.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let unread = &mut *self;
+        if unread.lingering.is_none() {
+            ready!(Pin::new(&mut unread.stream).poll_shutdown(context))?;
+            if !unread.refused.load(Ordering::Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let lingering = unread
+            .lingering
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        let mut thrown_away = [MaybeUninit::uninit(); 16 * 1024];
+        while lingering.as_mut().poll(context).is_pending() {
+            let mut buffer = ReadBuf::uninit(&mut thrown_away);
+            ready!(Pin::new(&mut unread.stream).poll_read(context, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }

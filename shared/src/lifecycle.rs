@@ -8,6 +8,7 @@ use std::{future::Future, io, time::Duration};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
+    task::JoinSet,
 };
 use tracing::{info, warn};
 
@@ -75,20 +76,21 @@ impl Shutdown {
 
 /// Runs `service` until it ends by itself or a signal ends it; `reload` is called for each SIGHUP.
 ///
-/// `drain` is how long what is under way may take after SIGTERM or SIGINT.
+/// `drain` is how long what is under way may take after SIGTERM or SIGINT, asked when one comes.
 ///
 /// # Errors
 ///
 /// When the operating system lets no signal handler be set.
-pub async fn run<S, R>(
+pub async fn run<S, R, F>(
     service: S,
     trigger: ShutdownTrigger,
-    drain: Duration,
-    mut reload: R,
+    drain: impl Fn() -> Duration,
+    reload: R,
 ) -> io::Result<()>
 where
     S: Future<Output = ()>,
-    R: AsyncFnMut(),
+    R: Fn() -> F,
+    F: Future<Output = ()> + Send + 'static,
 {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -96,23 +98,33 @@ where
     notify(&[sd_notify::NotifyState::Ready]);
     let mut service = std::pin::pin!(service);
     let mut watchdog = Watchdog::new();
+    // In a task of its own: a file system that hangs must not keep the service from stopping.
+    let mut reloads = JoinSet::new();
+    let mut asked_meanwhile = false;
     loop {
         tokio::select! {
             () = service.as_mut() => return Ok(()),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
-                let now = sd_notify::NotifyState::monotonic_usec_now();
-                match now {
-                    Ok(now) => notify(&[sd_notify::NotifyState::Reloading, now]),
-                    Err(_) => notify(&[sd_notify::NotifyState::Reloading]),
+                if reloads.is_empty() {
+                    notify_reloading();
+                    reloads.spawn(reload());
+                } else {
+                    asked_meanwhile = true;
                 }
-                reload().await;
-                notify(&[sd_notify::NotifyState::Ready]);
+            }
+            Some(_) = reloads.join_next() => {
+                if std::mem::take(&mut asked_meanwhile) {
+                    reloads.spawn(reload());
+                } else {
+                    notify(&[sd_notify::NotifyState::Ready]);
+                }
             }
             () = watchdog.tick() => notify(&[sd_notify::NotifyState::Watchdog]),
         }
     }
+    let drain = drain();
     notify(&[sd_notify::NotifyState::Stopping]);
     info!(
         at_most_seconds = drain.as_secs(),
@@ -129,6 +141,13 @@ where
     // What was cut off needs a moment to see it.
     let _ = tokio::time::timeout(Duration::from_secs(1), service).await;
     Ok(())
+}
+
+fn notify_reloading() {
+    match sd_notify::NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[sd_notify::NotifyState::Reloading, now]),
+        Err(_) => notify(&[sd_notify::NotifyState::Reloading]),
+    }
 }
 
 /// Tells systemd, where it asked to be told.

@@ -149,6 +149,50 @@ async fn http_1_is_spoken_where_the_server_knows_nothing_else() {
     );
 }
 
+/// A connection is kept for the next request, also one that was just made.
+#[tokio::test]
+async fn http_1_connections_are_used_again() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a listener");
+    let address = listener.local_addr().expect("an address");
+    let opened = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    tokio::spawn({
+        let opened = Arc::clone(&opened);
+        async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                opened.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                tokio::spawn(async move {
+                    let mut buffer = Vec::new();
+                    while stream
+                        .read_buf(&mut buffer)
+                        .await
+                        .is_ok_and(|read| read > 0)
+                    {
+                        // The requests of this test end with their body.
+                        if buffer.ends_with(b"hello") {
+                            buffer.clear();
+                            let answer = b"HTTP/1.1 201 Created\r\ncontent-length: 0\r\n\r\n";
+                            if stream.write_all(answer).await.is_err() {
+                                return;
+                            }
+                        }
+                    }
+                });
+            }
+        }
+    });
+    let client = fixture().await.client();
+    for _ in 0..20 {
+        let response = post(&client, &format!("http://{address}/"))
+            .await
+            .expect("answered");
+        assert_eq!(response.status, 201);
+    }
+    assert_eq!(opened.load(std::sync::atomic::Ordering::SeqCst), 1);
+}
+
 #[tokio::test]
 async fn a_server_that_does_not_speak_http_is_an_error_and_no_more() {
     let fixture = fixture().await;
@@ -199,7 +243,7 @@ async fn a_connection_that_answers_nothing_is_given_up() {
     let (client, url) = (fixture.client(), fixture.url());
     post(&client, &url).await.expect("answered");
     fixture.server.queue([Reply::hang_forever()]);
-    let soon = Clock::system().now() + Duration::from_millis(300);
+    let soon = Clock::system().now() + Duration::from_millis(1200);
     let error = post_by(&client, &url, soon).await.expect_err("no answer");
     assert_eq!(error.kind, ErrorKind::Timeout);
     assert!(!error.unprocessed, "it may have been processed");
@@ -209,6 +253,22 @@ async fn a_connection_that_answers_nothing_is_given_up() {
         2,
         "the next request took a connection of its own"
     );
+}
+
+/// Whoever sends a body slowly decides how little time is left for the provider.
+#[tokio::test]
+async fn a_connection_outlives_requests_that_had_no_time_for_an_answer() {
+    let fixture = fixture().await;
+    let (client, url) = (fixture.client(), fixture.url());
+    post(&client, &url).await.expect("answered");
+    for _ in 0..5 {
+        fixture.server.queue([Reply::hang_forever()]);
+        let soon = Clock::system().now() + Duration::from_millis(50);
+        let error = post_by(&client, &url, soon).await.expect_err("no answer");
+        assert_eq!(error.kind, ErrorKind::Timeout);
+    }
+    assert_eq!(post(&client, &url).await.expect("answered").status, 201);
+    assert_eq!(fixture.server.connections().opened, 1);
 }
 
 #[tokio::test]
@@ -227,6 +287,39 @@ async fn long_answers_are_cut() {
         201,
         "and the next request works"
     );
+}
+
+/// What a server may send without being asked for more is memory that it can take.
+#[tokio::test]
+async fn a_server_may_not_send_megabytes_ahead() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let url = format!("http://{}/x", listener.local_addr().expect("an address"));
+    let server = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+        let accepted = connection.accept().await.expect("a request");
+        let (_request, mut respond) = accepted.expect("a request");
+        let mut body = respond
+            .send_response(http::Response::new(()), false)
+            .expect("open");
+        body.reserve_capacity(10_000_000);
+        let granted = std::future::poll_fn(|context| body.poll_capacity(context)).await;
+        body.send_data(Bytes::new(), true).expect("open");
+        let granted = granted.expect("open").expect("a window");
+        tokio::spawn(async move { while connection.accept().await.is_some() {} });
+        granted
+    });
+    let fixture = fixture().await;
+    let client = HttpClient::new(ClientConfig {
+        versions: Versions::Http2,
+        ..fixture.config.clone()
+    });
+    let response = post(&client.expect("a client"), &url).await;
+    assert_eq!(response.expect("answered").status, 200);
+    let granted = server.await.expect("no panic");
+    assert!(granted <= 64 * 1024, "{granted}");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! One module per command: arguments in, exit code out.
 
-use std::{future::Future, io, process::ExitCode};
+use std::{future::Future, io, process::ExitCode, time::Duration};
 
 pub(crate) mod check;
 pub(crate) mod demo;
@@ -14,7 +14,12 @@ fn block_on(future: impl Future<Output = ExitCode>) -> ExitCode {
         .enable_all()
         .build()
     {
-        Ok(runtime) => runtime.block_on(future),
+        Ok(runtime) => {
+            let code = runtime.block_on(future);
+            // A name that is still being looked up is not waited for.
+            runtime.shutdown_timeout(Duration::from_millis(100));
+            code
+        }
         Err(error) => failed(&format!("the runtime cannot be started: {error}")),
     }
 }

@@ -8,7 +8,8 @@
 //! [`StandIns::start`] starts one of each, with one certificate authority that signs for all of
 //! them; [`StandIns::write_files`] writes what a gateway's configuration names. All three servers
 //! are a [`Server`] with checks of their own; what they received is in [`Server::seen`], and
-//! [`Server::script`] makes them fail on purpose. Everything ends when it is dropped.
+//! [`Server::script`] makes them fail on purpose. Everything ends when it is dropped. The app on the
+//! device is here, too: [`DeviceKeys`], [`TagSecret`] and [`seal_pushkey`].
 
 mod apple;
 mod authority;
@@ -16,6 +17,7 @@ mod device_keys;
 mod google;
 mod jwt;
 mod keys;
+mod opaque_push;
 mod proxy;
 mod push_service;
 mod pushkey;
@@ -36,6 +38,7 @@ pub use authority::{Authority, Identity};
 pub use device_keys::{CannotOpen, DeviceKeys};
 pub use google::Google;
 pub use keys::{ApnsKey, ServiceAccount, VapidKey};
+pub use opaque_push::{TagSecret, seal_pushkey};
 pub use proxy::{Proxy, Tunnel};
 pub use push_service::{PushService, Subscription};
 pub use pushkey::seal_pushkey;

@@ -21,12 +21,16 @@ fn shows_what_got_through_and_says_that_every_step_was_seen_to_work() {
         "✗ room_id             !jWqX",
         "~ room_id             !jWqX",
         "✗ 0 of 10 got through in clear.",
-        "✓ All 36 pushes arrived",
-        "✓ The same search finds none of it",
+        "~ the phone found: r fits \"Oncology follow-up\" alone of its 5 rooms",
+        "~ the phone opened p: {\"v\":1,\"event_id\":\"$3nVx",
+        "~ pushkey             nk1.",
+        "✓ All 51 pushes arrived",
+        "✓ The same search finds none of it in 39 pushes",
         "event ID         YES       rotating  YES       rotating  encrypted encrypted YES       encrypted",
         "message text     YES       no        YES       no        encrypted no        YES       no",
         "device token     yes       yes       yes       yes       yes       yes       yes       yes",
-        "With Nocturne, of 10:   Apple reads 0",
+        "Sygnal                  8 of 10   10 of 10",
+        "  sealed                0 of 10   0 of 10   event ID, room ID, homeserver, unread count",
     ] {
         assert!(text.contains(line), "{line:?} is missing in\n{text}");
     }

@@ -9,10 +9,11 @@ use std::{
 
 mod dependencies;
 mod examples;
+mod opaque_push;
 mod snippets;
 
 /// The documents that users read.
-const DOCUMENTS: [&str; 9] = [
+const DOCUMENTS: [&str; 10] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -20,6 +21,7 @@ const DOCUMENTS: [&str; 9] = [
     "SECURITY.md",
     "docs/dependencies.md",
     "docs/monitoring.md",
+    "docs/opaque-push.md",
     "docs/providers.md",
     "spec/opaque-push.md",
 ];

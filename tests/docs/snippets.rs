@@ -45,6 +45,10 @@ fn write_keys(folder: &Path) {
             &account.json("https://oauth2.googleapis.com/token"),
         ),
         ("vapid.pem", vapid.pem()),
+        (
+            "pushkeys.key",
+            "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+        ),
     ] {
         write_secret(&folder.join(name), text).expect("the folder can be written to");
     }

@@ -16,6 +16,8 @@ use crate::{
     outcome::Outcome,
 };
 
+#[cfg(test)]
+mod answers;
 pub mod apns;
 mod detail;
 mod endpoint;
@@ -28,6 +30,8 @@ pub mod unified_push;
 pub mod web_push;
 
 pub use endpoint::OriginKey;
+#[cfg(test)]
+pub(crate) use payload::fixtures::any_value;
 pub use shortfall::{Counters, Shortfalls};
 
 /// What a payload depends on besides the notification: the app's options, time and randomness.

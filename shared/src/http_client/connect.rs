@@ -1,8 +1,8 @@
 //! From an origin to a connection that HTTP can be spoken on: DNS, address policy, TCP, proxy, TLS.
 
 use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
+    fmt, io,
+    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
     sync::Arc,
     time::Duration,
 };
@@ -18,6 +18,7 @@ use rustls::{ClientConfig as TlsConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    sync::Semaphore,
 };
 use tokio_rustls::TlsConnector;
 
@@ -26,6 +27,9 @@ use crate::{address_policy::AddressPolicy, tls};
 
 /// How long an address is tried alone before the next one is tried beside it (RFC 8305 §5).
 const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Names of strangers' choice that are looked up at once.
+const STRANGERS_LOOK_UPS: usize = 64;
 
 /// A connection on which HTTP can be spoken.
 pub(super) struct Connected {
@@ -211,15 +215,24 @@ impl Connector {
 
     /// Every address of the target that may be connected to, IPv6 and IPv4 in turn (RFC 8305 §4).
     async fn look_up(&self, target: &Target) -> Result<Vec<SocketAddr>, Error> {
-        let found = tokio::net::lookup_host((target.host.as_str(), target.port))
-            .await
-            .map_err(|error| {
-                Error::new(
-                    ErrorKind::Dns,
-                    format!("{} cannot be looked up: {error}", target.authority()),
-                )
-            })?;
-        let found: Vec<_> = found.collect();
+        let failed = |error| {
+            Error::new(
+                ErrorKind::Dns,
+                format!("{} cannot be looked up: {error}", target.authority()),
+            )
+        };
+        let found = if self.policy.is_some() && target.host.parse::<IpAddr>().is_err() {
+            let name = (target.host.clone(), target.port);
+            look_up_for_stranger(move || name.to_socket_addrs())
+                .await
+                .map_err(failed)?
+                .collect()
+        } else {
+            tokio::net::lookup_host((target.host.as_str(), target.port))
+                .await
+                .map_err(failed)?
+                .collect::<Vec<_>>()
+        };
         if found.is_empty() {
             return Err(Error::new(
                 ErrorKind::Dns,
@@ -391,6 +404,25 @@ impl Connector {
     }
 }
 
+/// Looks a name up that a stranger chose.
+///
+/// The system's look-up occupies a thread for as long as the name's own server likes, also after the push
+/// was given up, and there are 512 threads for everything that blocks. Strangers get few enough of them
+/// that names of providers are always looked up.
+async fn look_up_for_stranger<T: Send + 'static>(
+    look_up: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    static PLACES: Semaphore = Semaphore::const_new(STRANGERS_LOOK_UPS);
+    let place = PLACES.acquire().await.map_err(io::Error::other)?;
+    tokio::task::spawn_blocking(move || {
+        let found = look_up();
+        drop(place);
+        found
+    })
+    .await
+    .map_err(io::Error::other)?
+}
+
 fn denied() -> Error {
     Error::new(
         ErrorKind::Denied,
@@ -402,5 +434,48 @@ fn denied() -> Error {
 impl fmt::Debug for Target {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Target([hidden])")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::*;
+
+    /// Name servers that do not answer, and requests that do not wait for them.
+    #[tokio::test]
+    async fn look_ups_that_were_given_up_keep_their_place_until_their_thread_is_free() {
+        #[derive(Default)]
+        struct Server {
+            asked: AtomicUsize,
+            answers: Mutex<bool>,
+            changed: Condvar,
+        }
+
+        let server = Arc::new(Server::default());
+        let look_up = || {
+            let server = Arc::clone(&server);
+            look_up_for_stranger(move || {
+                server.asked.fetch_add(1, Ordering::SeqCst);
+                let answers = server.answers.lock().unwrap();
+                let waiting = server.changed.wait_while(answers, |answers| !*answers);
+                drop(waiting.unwrap());
+                Ok(())
+            })
+        };
+        for _ in 0..2 {
+            let look_ups = futures_util::future::join_all((0..100).map(|_| look_up()));
+            let given_up = tokio::time::timeout(Duration::from_millis(100), look_ups).await;
+            assert!(given_up.is_err());
+        }
+        assert!(server.asked.load(Ordering::SeqCst) <= STRANGERS_LOOK_UPS);
+
+        *server.answers.lock().unwrap() = true;
+        server.changed.notify_all();
+        look_up().await.unwrap();
     }
 }

@@ -153,6 +153,26 @@ impl HttpClient {
         })))
     }
 
+    /// Closes connections that nobody used of late; to be called about once a minute. Those to configured
+    /// providers stay open over HTTP/2, for the next push; those to strangers' endpoints do not.
+    pub fn close_idle(&self) {
+        let pools: Vec<_> = {
+            let origins = self
+                .0
+                .origins
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            origins
+                .by_target
+                .values()
+                .map(|(pool, _)| Arc::clone(pool))
+                .collect()
+        };
+        for pool in pools {
+            pool.close_idle();
+        }
+    }
+
     /// The origin of `uri` (its scheme, host and port), to be kept for as long as requests go there,
     /// or asked for again each time.
     ///
@@ -215,12 +235,6 @@ impl Origin {
         let sent = tokio::time::timeout_at(deadline.into(), self.0.send(request)).await;
         sent.unwrap_or_else(|_| Err(self.0.timed_out()))
             .map_err(|error| error.said(self.0.anonymous()))
-    }
-
-    /// How many connections are open to this origin.
-    #[must_use]
-    pub fn connections(&self) -> usize {
-        self.0.connections()
     }
 }
 

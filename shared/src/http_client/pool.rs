@@ -38,6 +38,13 @@ const PING_INTERVAL: Duration = Duration::from_mins(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// An idle HTTP/1.1 connection older than this is not used again: the server may be closing it.
 const HTTP1_IDLE: Duration = Duration::from_secs(30);
+/// A request that was given up sooner than this says nothing of its connection: how much of its time was
+/// left is its sender's doing.
+const FAIR_WAIT: Duration = Duration::from_secs(1);
+/// How long the next piece of a successful answer's body is waited for: the answer itself is known.
+const BODY_PATIENCE: Duration = Duration::from_secs(2);
+/// Connections to a stranger's endpoint are closed after so long without a request.
+const STRANGERS_IDLE: Duration = Duration::from_mins(1);
 /// How often one request is moved to another connection because it could not be written.
 const MOVES: usize = 3;
 
@@ -61,6 +68,8 @@ struct State {
     waiting: usize,
     /// What the server was last seen to speak.
     version: Option<Version>,
+    /// When a connection was last asked for.
+    last_use: Option<tokio::time::Instant>,
     /// How many attempts to connect have failed, and how the last one did.
     failures: u64,
     last_failure: Option<Error>,
@@ -93,8 +102,8 @@ struct Http1Lease {
 struct Stream {
     connection: Arc<Http2>,
     pool: Arc<Pool>,
-    /// The count of answers when the request was sent; taken away when it is answered.
-    answers_before: Option<usize>,
+    /// The count of answers when the request was sent, and when that was; taken away when it is answered.
+    unanswered: Option<(usize, tokio::time::Instant)>,
 }
 
 impl Pool {
@@ -112,16 +121,6 @@ impl Pool {
             state: Mutex::default(),
             changed: Notify::new(),
         })
-    }
-
-    pub(super) fn connections(&self) -> usize {
-        let state = self.state();
-        state
-            .http2
-            .iter()
-            .filter(|connection| connection.is_open())
-            .count()
-            + state.http1_open
     }
 
     pub(super) fn anonymous(&self) -> bool {
@@ -148,7 +147,8 @@ impl Pool {
         loop {
             let attempt = match self.acquire().await? {
                 Lease::Http2(connection) => self.send_http2(connection, request).await,
-                Lease::Http1(lease) => self.send_http1(lease, request).await,
+                // Boxed: it is rare, and its size would be every request's.
+                Lease::Http1(lease) => Box::pin(self.send_http1(lease, request)).await,
             };
             match attempt {
                 Ok(response) => return Ok(response),
@@ -167,16 +167,19 @@ impl Pool {
         request: http::Request<Full<Bytes>>,
     ) -> Attempt {
         let mut stream = Stream {
-            answers_before: Some(connection.answers.load(Ordering::Relaxed)),
+            unanswered: Some((
+                connection.answers.load(Ordering::Relaxed),
+                tokio::time::Instant::now(),
+            )),
             connection: Arc::clone(&connection),
             pool: Arc::clone(self),
         };
         let mut sender = connection.sender.clone();
         let response = sender.try_send_request(request).await.map_err(|error| {
-            stream.answers_before = None;
+            stream.unanswered = None;
             unsent(error)
         })?;
-        stream.answers_before = None;
+        stream.unanswered = None;
         connection.answers.fetch_add(1, Ordering::Relaxed);
         let response = self.read(response).await;
         drop(stream);
@@ -227,9 +230,19 @@ impl Pool {
     async fn read(&self, response: http::Response<Incoming>) -> Result<Response, Error> {
         let (parts, mut body) = response.into_parts();
         let mut read = Bytes::new();
+        let patience = if parts.status.is_success() {
+            BODY_PATIENCE
+        } else {
+            Duration::MAX
+        };
         while !body.is_end_stream() && read.len() < self.max_response_body {
-            match body.frame().await {
+            let Ok(frame) = tokio::time::timeout(patience, body.frame()).await else {
+                break;
+            };
+            match frame {
                 None => break,
+                // The server did what it was asked to: asking again would do it twice.
+                Some(Err(_)) if parts.status.is_success() => break,
                 Some(Err(error)) => return Err(failed(&error)),
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
@@ -267,7 +280,6 @@ impl Pool {
                 }
                 let failures = *seen_failures.get_or_insert(state.failures);
                 if state.failures > failures
-                    && state.connecting == 0
                     && let Some(error) = &state.last_failure
                 {
                     return Err(error.clone());
@@ -278,7 +290,7 @@ impl Pool {
                 }
                 if state.wants_connection(self.max_connections) {
                     state.connecting += 1;
-                    tokio::spawn(Arc::clone(self).connect());
+                    tokio::spawn(Connecting(Arc::clone(self)).run());
                 }
                 changed.as_mut().enable();
             }
@@ -286,9 +298,9 @@ impl Pool {
         }
     }
 
-    /// Makes one connection and offers it to whoever waits.
-    async fn connect(self: Arc<Self>) {
-        let connected = match self.connector.connect(&self.target).await {
+    /// Makes one connection.
+    async fn connect(self: &Arc<Self>) -> Result<(), Error> {
+        match self.connector.connect(&self.target).await {
             Ok(Connected {
                 io,
                 version: Version::Http2,
@@ -298,16 +310,23 @@ impl Pool {
                 version: Version::Http1,
             }) => self.start_http1(io).await,
             Err(error) => Err(error),
-        };
-        {
-            let mut state = self.state();
-            state.connecting -= 1;
-            if let Err(error) = connected {
-                state.failures += 1;
-                state.last_failure = Some(error);
-            }
         }
-        self.changed.notify_waiters();
+    }
+
+    /// Closes what was idle for too long.
+    pub(super) fn close_idle(&self) {
+        let mut state = self.state();
+        state
+            .http1_idle
+            .retain(|(_, since)| since.elapsed() < HTTP1_IDLE);
+        if self.anonymous()
+            && state
+                .last_use
+                .is_none_or(|last| last.elapsed() >= STRANGERS_IDLE)
+        {
+            // What is under way keeps its connection to the end.
+            state.http2.clear();
+        }
     }
 
     async fn start_http2(self: &Arc<Self>, io: Box<dyn super::connect::Io>) -> Result<(), Error> {
@@ -315,8 +334,11 @@ impl Pool {
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
-            .keep_alive_while_idle(true)
+            .keep_alive_while_idle(!self.anonymous())
             .max_header_list_size(16 * 1024)
+            // Answers are small, and what a server may send ahead is memory that it can take.
+            .initial_stream_window_size(64 * 1024)
+            .initial_connection_window_size(1024 * 1024)
             // Until the server has said its limit: one, as Apple wants it, instead of a guess that it may refuse.
             .initial_max_send_streams(1)
             .handshake(TokioIo::new(io))
@@ -358,7 +380,7 @@ impl Pool {
     }
 
     async fn start_http1(self: &Arc<Self>, io: Box<dyn super::connect::Io>) -> Result<(), Error> {
-        let (sender, connection) = http1::Builder::new()
+        let (mut sender, connection) = http1::Builder::new()
             .max_headers(64)
             .max_buf_size(64 * 1024)
             .handshake(TokioIo::new(io))
@@ -368,7 +390,6 @@ impl Pool {
             let mut state = self.state();
             state.version = Some(Version::Http1);
             state.http1_open += 1;
-            state.http1_idle.push((sender, tokio::time::Instant::now()));
         }
         let pool = Arc::downgrade(self);
         tokio::spawn(async move {
@@ -381,6 +402,14 @@ impl Pool {
                 pool.changed.notify_waiters();
             }
         });
+        // Not ready before its task has run: whoever took it now would take it for a dead one.
+        sender
+            .ready()
+            .await
+            .map_err(|error| failed(&error).unprocessed())?;
+        self.state()
+            .http1_idle
+            .push((sender, tokio::time::Instant::now()));
         Ok(())
     }
 
@@ -394,6 +423,7 @@ type Attempt = Result<Response, (Error, Option<Box<http::Request<Full<Bytes>>>>)
 impl State {
     /// A connection with room, if there is one.
     fn take(&mut self, pool: &Arc<Pool>) -> Option<Lease> {
+        self.last_use = Some(tokio::time::Instant::now());
         self.http2.retain(|connection| connection.is_open());
         let free = self
             .http2
@@ -451,7 +481,10 @@ impl Drop for Stream {
         self.connection.streams.fetch_sub(1, Ordering::Relaxed);
         // Given up without an answer while nobody else got one either: the connection is dead or as good
         // as dead. What is under way on it may still come; new requests take another.
-        if self.answers_before == Some(self.connection.answers.load(Ordering::Relaxed)) {
+        if let Some((answers, since)) = self.unanswered
+            && answers == self.connection.answers.load(Ordering::Relaxed)
+            && since.elapsed() >= FAIR_WAIT
+        {
             self.connection.retired.store(true, Ordering::Relaxed);
         }
         // The lock is what makes this certain to be seen by one who is about to wait.
@@ -472,6 +505,27 @@ impl Drop for Http1Lease {
         if waiting {
             self.pool.changed.notify_one();
         }
+    }
+}
+
+/// One attempt to connect, counted until it is over, however it ends.
+struct Connecting(Arc<Pool>);
+
+impl Connecting {
+    /// Makes one connection and offers it to whoever waits.
+    async fn run(self) {
+        if let Err(error) = self.0.connect().await {
+            let mut state = self.0.state();
+            state.failures += 1;
+            state.last_failure = Some(error);
+        }
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        self.0.state().connecting -= 1;
+        self.0.changed.notify_waiters();
     }
 }
 
@@ -518,12 +572,17 @@ fn failed_http2(error: &h2::Error) -> Error {
     let refused = error.is_remote()
         && ((error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR))
             || (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)));
+    // The reason alone: h2's own text has what the server wrote into its GOAWAY.
+    let reason = error.reason().map_or_else(
+        || "an error of the connection".to_owned(),
+        |reason| reason.to_string(),
+    );
     let mut failure = if error.is_io() || error.is_go_away() || error.is_remote() {
-        Error::new(ErrorKind::Closed, format!("the connection ended: {error}"))
+        Error::new(ErrorKind::Closed, format!("the connection ended: {reason}"))
     } else {
         Error::new(
             ErrorKind::Protocol,
-            format!("the answer is not HTTP/2: {error}"),
+            format!("the answer is not HTTP/2: {reason}"),
         )
     };
     failure.unprocessed = refused;

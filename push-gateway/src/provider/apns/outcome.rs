@@ -98,7 +98,10 @@ fn registered_since(body: &Value, pushkey_ts: Option<i64>, now: SystemTime) -> b
 mod tests {
     use http::header::RETRY_AFTER;
 
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::provider::answers::{any_answer, assert_harmless};
 
     /// 2026-01-01T00:00:00Z
     const NOW: u64 = 1_767_225_600;
@@ -350,5 +353,17 @@ mod tests {
             answer(302, "", None),
             failed(Cause::Refused, "302", Retry::Never)
         );
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_is_too_odd(
+            (status, headers, body) in any_answer(),
+            pushkey_ts in proptest::option::of(any::<i64>()),
+            seconds in 0..u64::MAX >> 1,
+        ) {
+            let now = UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(UNIX_EPOCH);
+            assert_harmless(&outcome(status, &headers, &body, pushkey_ts, now));
+        }
     }
 }

@@ -39,6 +39,10 @@ use crate::{
     outcome::{Cause, Failure, Outcome, Rejected, Retry},
 };
 
+/// The longest registration token or installation ID that is passed on. Those in use have less than 300
+/// characters; Google gives no limit but that of a message.
+const LONGEST_TARGET: usize = 4096;
+
 /// The provider of one app.
 pub struct Fcm {
     origin: Origin,
@@ -115,6 +119,9 @@ impl Fcm {
         notification: &Notification,
         device: &Device,
     ) -> Result<Push, Outcome> {
+        if device.pushkey.expose().len() > LONGEST_TARGET {
+            return Err(Outcome::Rejected(Rejected::InvalidToken));
+        }
         payload::build(&self.payload_options, context, notification, device)
             .map(|body| Push { body })
     }

@@ -18,7 +18,7 @@ use super::token::Grant;
 use crate::{
     config::ServiceAccount,
     outcome::{Cause, Failure, Retry},
-    provider::{detail::detail, transport},
+    provider::{detail::detail, payload::non_empty, transport},
     retry_after::retry_after,
 };
 
@@ -142,7 +142,7 @@ fn grant(
 ) -> Result<Grant, Failure> {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     if status == StatusCode::OK
-        && let Some(grant) = body["access_token"].as_str().and_then(|token| {
+        && let Some(grant) = non_empty(&body["access_token"]).and_then(|token| {
             let mut authorization = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
             authorization.set_sensitive(true);
             Some(Grant {
@@ -195,7 +195,10 @@ mod tests {
 
     use http::header::RETRY_AFTER;
 
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::provider::answers::{any_answer, assert_harmless};
 
     fn answer(status: u16, body: &str) -> Result<Grant, Failure> {
         answer_after(status, None, body)
@@ -257,6 +260,7 @@ mod tests {
             "<html>",
             "{}",
             r#"{"access_token":7}"#,
+            r#"{"access_token":""}"#,
             r#"{"access_token":"a\nb"}"#,
         ] {
             assert_eq!(
@@ -314,5 +318,14 @@ mod tests {
                 Retry::After(Duration::from_secs(9))
             )
         );
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_is_too_odd((status, headers, body) in any_answer()) {
+            if let Err(failure) = grant(status, &headers, &body, UNIX_EPOCH) {
+                assert_harmless(&failure.into());
+            }
+        }
     }
 }

@@ -125,7 +125,10 @@ mod tests {
     use http::header::RETRY_AFTER;
     use serde_json::json;
 
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::provider::answers::{any_answer, assert_harmless};
 
     fn answer(status: u16, retry_after: Option<&str>, body: &[u8]) -> Outcome {
         let mut headers = HeaderMap::new();
@@ -364,5 +367,12 @@ mod tests {
             plain_error(409, "see token abc:def"),
             failed(Cause::Refused, "409 other", Retry::Never)
         );
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_is_too_odd((status, headers, body) in any_answer()) {
+            assert_harmless(&outcome(status, &headers, &body, UNIX_EPOCH + Duration::from_secs(784_111_777)));
+        }
     }
 }

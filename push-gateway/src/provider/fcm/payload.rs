@@ -207,7 +207,7 @@ fn sygnal_data(
     }
     if let Some(content) = notification.content.as_object() {
         data.shift_remove("content");
-        for (name, value) in content {
+        for (name, value) in content.iter().take(MOST_MEMBERS) {
             if let Some(text) = value.as_str() {
                 data.insert(format!("{CONTENT}{name}"), shorten(text).into());
             }
@@ -230,6 +230,13 @@ fn sygnal_data(
 
 /// The prefix of what was in `content`.
 const CONTENT: &str = "content_";
+
+/// As many members of `content` do not fit into [`LIMIT`] with their prefixes alone, so what comes after
+/// them is not looked at: there may be tens of thousands, for each of thousands of devices.
+const MOST_MEMBERS: usize = LIMIT / CONTENT.len();
+
+/// Google's limit of `data`, names and values together.
+const LIMIT: usize = 4096;
 
 /// Names that Google does not allow in `data`.
 fn is_reserved(name: &str) -> bool {
@@ -261,14 +268,12 @@ fn shorten(text: &str) -> Cow<'_, str> {
     format!("{}{ELLIPSIS}", &text[..end]).into()
 }
 
-/// Drops members until names and values together have at most 4096 bytes, Google's limit.
+/// Drops members until names and values together have at most [`LIMIT`] bytes.
 ///
 /// The least missed go first: `content_formatted_body`; then all else of `content` but its text and type;
 /// then the rest, whatever is largest. `event_id`, `room_id`, `type`, `prio` and the counts stay: they
 /// always fit.
 fn fit(data: &mut Map<String, Value>) {
-    const LIMIT: usize = 4096;
-
     let size = |name: &str, value: &Value| name.len() + value.as_str().map_or(0, str::len);
     let total: usize = data.iter().map(|(name, value)| size(name, value)).sum();
     let excess = total.saturating_sub(LIMIT);
@@ -343,6 +348,18 @@ mod tests {
                 .unwrap()
                 .as_bytes(),
         )
+    }
+
+    #[test]
+    fn of_a_content_that_can_never_fit_only_the_beginning_is_looked_at() {
+        for (count, is_sent) in [(100, true), (20_000, false)] {
+            let members: Map<_, _> = (1000..1000 + count)
+                .map(|number| (number.to_string(), "".into()))
+                .chain([("z".to_owned(), "".into())])
+                .collect();
+            let data = data(&dummy_with(&json!({"content": members})), json!({}));
+            assert_eq!(data["content_z"].is_string(), is_sent, "{count}");
+        }
     }
 
     #[test]

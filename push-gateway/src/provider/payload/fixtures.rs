@@ -134,7 +134,7 @@ pub(in crate::provider) fn any_mode() -> impl Strategy<Value = PayloadMode> {
     proptest::sample::select(&ALL_MODES[..])
 }
 
-pub(in crate::provider) fn any_value() -> impl Strategy<Value = Value> {
+pub(crate) fn any_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),

@@ -56,7 +56,10 @@ mod tests {
 
     use http::header::RETRY_AFTER;
 
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::provider::answers::{any_answer, assert_harmless};
 
     #[test]
     fn the_table() {
@@ -120,5 +123,12 @@ mod tests {
             .into_iter()
             .collect();
         outcome(StatusCode::from_u16(status).unwrap(), &headers, UNIX_EPOCH)
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_is_too_odd((status, headers, _) in any_answer()) {
+            assert_harmless(&outcome(status, &headers, UNIX_EPOCH + Duration::from_secs(784_111_777)));
+        }
     }
 }

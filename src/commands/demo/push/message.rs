@@ -1,4 +1,5 @@
-//! What happens on the homeserver: three messages in two rooms, and what in them identifies somebody.
+//! What happens on the homeserver: three messages in two of a user's rooms, and what in them identifies
+//! somebody.
 
 use serde_json::{Value, json};
 use stand_ins::homeserver;
@@ -82,6 +83,51 @@ pub(super) const FULL: Message = Message {
 /// All messages in the order in which they are sent. The two of one room have another one between them.
 pub(super) const STORY: [Message; 3] = [BRIEF, ELSEWHERE, FULL];
 
+/// A room that the user is in, as the app on the device knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Room {
+    pub(super) id: &'static str,
+    pub(super) name: &'static str,
+    /// What the app finds in the room when it synchronises it.
+    pub(super) events: &'static [&'static str],
+}
+
+/// All rooms of the user; the messages come in the first two.
+pub(super) const ROOMS: [Room; 5] = [
+    Room {
+        id: BRIEF.room_id,
+        name: "Oncology follow-up",
+        events: &[
+            "$Zr0pLx8Tn4VbQc6WmYkJd2HsGf9AuEi7oX1tNvKqB3M",
+            BRIEF.event_id,
+            FULL.event_id,
+        ],
+    },
+    Room {
+        id: ELSEWHERE.room_id,
+        name: "Allotment neighbours",
+        events: &[
+            "$5mQeTy1UiOp7AsDf3GhJk9LzXc2VbNm8WrRt4YqZx6E",
+            ELSEWHERE.event_id,
+        ],
+    },
+    Room {
+        id: "!yTzKwQnMbVcXlRpSdF:clinic.example",
+        name: "Family",
+        events: &["$a7SdF2gHj9KlZx4CvBn1Mq6WeRt8YuIo3PpLkJhGfDs"],
+    },
+    Room {
+        id: "!dGkRmWtYpNqLxZvBhJ:clinic.example",
+        name: "Choir",
+        events: &["$b3NmK8jHg5FdSa1PoIu7YtRe2WqZx9CvLl4XkJmQnBw"],
+    },
+    Room {
+        id: "!vLsXcMfKjTrWbQnZpH:other.example",
+        name: "Announcements",
+        events: &["$c9VbT4xZq1LkJh6GfDs3PoIu8YtRe5WqMm2NnBvXcAz"],
+    },
+];
+
 impl Message {
     /// The body that Synapse posts for a device.
     pub(super) fn notification(&self, device: &Value) -> Value {
@@ -107,6 +153,11 @@ impl Message {
         notification["room_name"] = json!(details.room_name);
         notification["counts"] = json!({"unread": self.unread});
         body
+    }
+
+    /// The unread count.
+    pub(super) const fn unread(&self) -> u64 {
+        self.unread
     }
 
     /// The event ID and the room ID.

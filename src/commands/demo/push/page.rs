@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::{Value, json};
+
 use super::{
-    message::{BRIEF, ELSEWHERE, FULL, Fact, Message},
+    message::{BRIEF, FULL, Fact, Message, ROOMS},
     search::{Exposure, Request, Trace},
     stage::{Channel, Delivery, Party, Way},
     verdict,
@@ -14,6 +16,8 @@ use crate::commands::demo::paper::{Line, Paper, Style};
 const HEX_ROWS: usize = 3;
 /// Of longer words in headers, which are signatures, only the beginning is shown.
 const LONGEST_WORD: usize = 40;
+/// Of longer keys and sealed blobs, too.
+const LONGEST_KEY: usize = 30;
 
 /// What happened: provider by provider, then what follows from several pushes together.
 pub(super) fn story(deliveries: &[Delivery], paper: &Paper) -> String {
@@ -22,36 +26,25 @@ pub(super) fn story(deliveries: &[Delivery], paper: &Paper) -> String {
         let channel = Channel { party, way };
         verdict::of(deliveries, channel).find(|delivery| delivery.message.ids() == message.ids())
     };
-    for (heading, party, way) in [
+    for (heading, way) in [
+        ("Apple, if the gateway were Sygnal", Way::Sygnal),
         (
-            "Apple, if the gateway were Sygnal",
-            Party::Apple,
-            Way::Sygnal,
-        ),
-        ("Apple, with Nocturne", Party::Apple, Way::Opaque),
-        (
-            "Google, if the gateway were Sygnal",
-            Party::Google,
-            Way::Sygnal,
-        ),
-        ("Google, with Nocturne", Party::Google, Way::Opaque),
-        (
-            "A browser's push service, with Nocturne",
-            Party::BrowserService,
-            Way::Opaque,
-        ),
-        (
-            "A UnifiedPush server, with Nocturne, for a device with keys",
-            Party::UnifiedPush,
+            "Apple, with Nocturne, for an app that registers no keys",
             Way::Opaque,
         ),
     ] {
-        if let Some(delivery) = shown(party, way, FULL) {
+        if let Some(delivery) = shown(Party::Apple, way, FULL) {
             text += &side_by_side(heading, delivery, paper);
         }
     }
-    text += &brief(&shown, paper);
+    text += &with_keys(&shown, paper);
     text += &linking(deliveries, paper);
+    text += &database(&shown, paper);
+    text += &google(&shown, paper);
+    if let Some(delivery) = shown(Party::BrowserService, Way::Opaque, FULL) {
+        text += &side_by_side("A browser's push service, with Nocturne", delivery, paper);
+    }
+    text += &brief(&shown, paper);
     text + &wake(deliveries, paper)
 }
 
@@ -113,6 +106,98 @@ fn side_by_side(heading: &str, delivery: &Delivery, paper: &Paper) -> String {
         text += &paper.wrapped(&line);
     }
     text + &summary(delivery, paper)
+}
+
+/// What an app registers, what Apple saw, and what the app on the phone made of it.
+fn with_keys<'a>(
+    shown: &impl Fn(Party, Way, Message) -> Option<&'a Delivery>,
+    paper: &Paper,
+) -> String {
+    let mut text = String::new();
+    for (heading, way) in [
+        (
+            "Apple, with Nocturne, for an app that registers a secret: tags",
+            Way::Tags,
+        ),
+        (
+            "Apple, with Nocturne, for an app that registers keys: a sealed blob",
+            Way::Blob,
+        ),
+    ] {
+        let Some(delivery) = shown(Party::Apple, way, FULL) else {
+            continue;
+        };
+        let registered = shortened(&delivery.pusher["data"]["nocturne"]).to_string();
+        let left = [
+            Line::default().with("THE PUSHER'S DATA HAS", Style::Heading),
+            Line::default()
+                .with("\"nocturne\":", Style::Plain)
+                .with(&registered, Style::Plain),
+        ];
+        let right = [
+            Line::default().with("APPLE SAW", Style::Heading),
+            body(delivery),
+        ];
+        text += &paper.rule(heading);
+        text += &paper.columns(&left, &right);
+        text += &understood(delivery, paper);
+        text += &summary(delivery, paper);
+    }
+    text
+}
+
+/// What the app on the phone made of a push with tags or a blob.
+fn understood(delivery: &Delivery, paper: &Paper) -> String {
+    let mut line = Line::default();
+    if let Some(opened) = &delivery.decrypted {
+        line.push("~ the phone opened p: ", Style::Sealed);
+        line.push(&String::from_utf8_lossy(opened), Style::Plain);
+    } else {
+        line.push("~ the phone found: ", Style::Sealed);
+        line.push(&recognised(delivery), Style::Plain);
+    }
+    paper.wrapped(&line)
+}
+
+/// What the phone recognised by the tags.
+fn recognised(delivery: &Delivery) -> String {
+    match delivery.found.rooms.as_slice() {
+        [room] => format!(
+            "r fits {:?} alone of its {} rooms, and in there e fits {}",
+            room.name,
+            ROOMS.len(),
+            delivery.found.events.join(" and ")
+        ),
+        rooms => format!("r fits {} of its {} rooms", rooms.len(), ROOMS.len()),
+    }
+}
+
+/// The body of a push, shortened and with what is in it marked.
+fn body(delivery: &Delivery) -> Line {
+    let text = match delivery.request.json() {
+        // as it came, unless it has to be shorter
+        Some(json) if shortened(&json) != json => shortened(&json).to_string(),
+        Some(_) | None => String::from_utf8_lossy(&delivery.request.body).into_owned(),
+    };
+    coloured(&text, Style::Plain, &marks(delivery))
+}
+
+/// The same with only the beginnings of keys and sealed blobs.
+fn shortened(json: &Value) -> Value {
+    let Value::Object(members) = json else {
+        return json.clone();
+    };
+    let shorten = |(name, value): (&String, &Value)| {
+        let shorter = match value.as_str() {
+            Some(text) if text.len() > LONGEST_KEY && ["p", "p256dh"].contains(&name.as_str()) => {
+                let beginning: String = text.chars().take(LONGEST_KEY / 2).collect();
+                json!(format!("{beginning}… ({} characters)", text.len()))
+            }
+            Some(_) | None => shortened(value),
+        };
+        (name.clone(), shorter)
+    };
+    Value::Object(members.iter().map(shorten).collect())
 }
 
 /// One identifying value, with a mark for how far it got.
@@ -303,27 +388,29 @@ fn brief<'a>(
         + &summary(opaque, paper)
 }
 
-/// Two pushes of one room, and one of another.
+/// Two pushes of one room, and one of another: for Apple, and for the phone.
 fn linking(deliveries: &[Delivery], paper: &Paper) -> String {
+    const TAGS_WIDTH: usize = 56;
+
     let channel = Channel {
         party: Party::Apple,
-        way: Way::Opaque,
+        way: Way::Tags,
     };
-    let find = |message: Message| {
-        verdict::of(deliveries, channel).find(|delivery| delivery.message.ids() == message.ids())
-    };
-    let mut lines = Vec::new();
-    for (room, message) in [("room 1", BRIEF), ("room 2", ELSEWHERE), ("room 1", FULL)] {
-        let Some(delivery) = find(message) else {
-            continue;
-        };
-        let id = delivery.request.header("apns-id").unwrap_or("none");
+    let mut heading = Line::default().with("APPLE SAW", Style::Heading);
+    heading.pad(TAGS_WIDTH);
+    let heading = heading.with("THE PHONE FOUND", Style::Heading);
+    let mut lines = vec![heading.cut(paper.width())];
+    for delivery in verdict::of(deliveries, channel) {
         let json = delivery.request.json().unwrap_or_default();
-        let n = json["n"].as_str().unwrap_or("none");
-        let line = Line::default()
-            .with(&format!("{room}   "), Style::Plain)
-            .with(&format!("n {n}   apns-id {id}"), Style::Faint);
-        lines.push(line.cut(paper.width()));
+        let member = |name: &str| json[name].as_str().unwrap_or("none").to_owned();
+        let tags = format!("n {}   r {}", member("n"), member("r"));
+        let mut line = Line::default().with(&tags, Style::Faint);
+        line.pad(TAGS_WIDTH);
+        let rooms: Vec<_> = delivery.found.rooms.iter().map(|room| room.name).collect();
+        lines.push(
+            line.with(&rooms.join(", "), Style::Sealed)
+                .cut(paper.width()),
+        );
     }
     let in_common = verdict::links(deliveries, channel);
     let (mark, style, prose) = if in_common.is_empty() {
@@ -342,9 +429,79 @@ fn linking(deliveries: &[Delivery], paper: &Paper) -> String {
             ),
         )
     };
-    paper.rule("Three pushes to one device: which two are of the same room?")
+    paper.rule("Three pushes to one phone: which two are of the same room?")
         + &paper.lines(&lines)
         + &paper.paragraph(mark, style, &prose)
+}
+
+/// What the homeserver keeps of a device, with its pushkey as it is and sealed.
+fn database<'a>(
+    shown: &impl Fn(Party, Way, Message) -> Option<&'a Delivery>,
+    paper: &Paper,
+) -> String {
+    let mut left = vec![Line::default().with("THE DATABASE HOLDS", Style::Heading)];
+    let mut right = vec![Line::default().with("APPLE SAW", Style::Heading)];
+    let mut sealed = None;
+    for way in [Way::Blob, Way::SealedPushkey] {
+        let Some(delivery) = shown(Party::Apple, way, FULL) else {
+            continue;
+        };
+        let mark = if verdict::database_shows_token(delivery) {
+            ("! ", Style::Leaked)
+        } else {
+            sealed = Some(delivery);
+            ("~ ", Style::Sealed)
+        };
+        let pushkey = delivery.pusher["pushkey"].as_str().unwrap_or("none");
+        let (left_width, right_width) = paper.column_widths();
+        left.push(marked_member(mark, "pushkey", pushkey, left_width));
+        let post = format!("POST {}", delivery.request.path);
+        right.push(coloured(&post, Style::Plain, &marks(delivery)).cut(right_width));
+    }
+    let (mark, style, prose) = match sealed {
+        Some(_) => (
+            "✗ ",
+            Style::Good,
+            "The second app sealed its pushkey to the gateway's public key. Whoever reads the homeserver's database \
+             has no device token of it.",
+        ),
+        None => (
+            "! ",
+            Style::Leaked,
+            "The homeserver's database has every device token.",
+        ),
+    };
+    paper.rule("And the homeserver's database? A sealed pushkey")
+        + &paper.columns(&left, &right)
+        + &paper.paragraph(mark, style, prose)
+}
+
+/// The same at Google, bodies alone.
+fn google<'a>(
+    shown: &impl Fn(Party, Way, Message) -> Option<&'a Delivery>,
+    paper: &Paper,
+) -> String {
+    let column = |ways: &[(&str, Way)]| -> Vec<Line> {
+        let pushes = ways.iter().filter_map(|(heading, way)| {
+            let delivery = shown(Party::Google, *way, FULL)?;
+            let heading = Line::default().with(heading, Style::Heading);
+            Some([heading, body(delivery)])
+        });
+        pushes.flatten().collect()
+    };
+    let left = column(&[("GOOGLE SAW, WITH SYGNAL", Way::Sygnal)]);
+    let right = column(&[
+        ("GOOGLE SAW, WITH NOCTURNE", Way::Opaque),
+        ("THE SAME WITH TAGS", Way::Tags),
+        ("THE SAME SEALED", Way::Blob),
+    ]);
+    let mut text = paper.rule("Google, the same message") + &paper.columns(&left, &right);
+    for way in [Way::Sygnal, Way::Opaque] {
+        if let Some(delivery) = shown(Party::Google, way, FULL) {
+            text += &summary(delivery, paper);
+        }
+    }
+    text
 }
 
 /// Mode `wake`, bodies alone.
@@ -466,7 +623,8 @@ fn table(deliveries: &[Delivery], paper: &Paper) -> String {
         "",
         Style::Plain,
         "rotating: in its place is an identifier that is a new one with every push. \
-         encrypted: the service carries it, the device alone can read it.",
+         encrypted: the service carries it, the device alone can read it. So it is at Apple and Google, too, for \
+         devices with keys.",
     )
 }
 
@@ -500,7 +658,7 @@ fn limits(deliveries: &[Delivery], paper: &Paper) -> String {
          reads it, so let that be your own."
             .to_owned(),
         "With mode opaque, an app asks its homeserver for the message to show it. An app that needs event_id and \
-         room_id from the push shows a general text, or has to be served with mode sygnal."
+         room_id in clear shows a general text, or has to be served with mode sygnal."
             .to_owned(),
     ] {
         text += &paper.paragraph("• ", Style::Unavoidable, &prose);
@@ -508,39 +666,63 @@ fn limits(deliveries: &[Delivery], paper: &Paper) -> String {
     text
 }
 
-/// Of how much each provider could read, for either gateway.
+/// Of how much each provider could read, and what the phone makes of it, from Sygnal to everything sealed.
 fn result(deliveries: &[Delivery], paper: &Paper) -> String {
-    let mut text = paper.rule("In short");
-    let all = Fact::ALL.len();
-    for (name, way) in [("Sygnal", Way::Sygnal), ("Nocturne", Way::Opaque)] {
-        let readable = |party| {
+    const GATEWAY: usize = 24;
+    const CELL: usize = 10;
+
+    let mut heading = Line::default();
+    heading.pad(GATEWAY);
+    for (index, name) in ["Apple", "Google", "the phone, from the push itself"]
+        .into_iter()
+        .enumerate()
+    {
+        heading.push(name, Style::Heading);
+        heading.pad(GATEWAY + CELL * (index + 1));
+    }
+    let mut text =
+        paper.rule("In short: of the ten, how many each can read") + &paper.wrapped(&heading);
+    for (gateway, way) in [
+        ("Sygnal", Way::Sygnal),
+        ("Nocturne, mode wake", Way::Wake),
+        ("Nocturne", Way::Opaque),
+        ("  with tags", Way::Tags),
+        ("  sealed", Way::Blob),
+        ("  pushkey sealed, too", Way::SealedPushkey),
+    ] {
+        let of_all = |wanted: Exposure, party| -> Vec<_> {
+            let facts = Fact::ALL.into_iter();
             let channel = Channel { party, way };
-            let facts = Fact::ALL.iter();
             facts
-                .filter(|fact| verdict::worst(**fact, deliveries, channel) == Exposure::Readable)
-                .count()
+                .filter(|fact| verdict::worst(*fact, deliveries, channel) == wanted)
+                .map(Fact::name)
+                .collect()
         };
-        let mut pieces = vec![padded(&format!("With {name}, of {all}:"), Style::Plain, 21)];
-        for (party, name) in [
-            (Party::Apple, "Apple"),
-            (Party::Google, "Google"),
-            (Party::BrowserService, "the browser's service"),
-        ] {
-            let count = readable(party);
+        let mut line = Line::default().with(gateway, Style::Plain);
+        for (index, party) in [Party::Apple, Party::Google].into_iter().enumerate() {
+            line.pad(GATEWAY + CELL * index);
+            if !party.ways().contains(&way) {
+                line.push("-", Style::Faint);
+                continue;
+            }
+            let count = of_all(Exposure::Readable, party).len();
             let style = if count == 0 {
                 Style::Good
             } else {
                 Style::Leaked
             };
-            pieces.push(padded(&format!("{name} reads {count}"), style, 15));
+            line.push(&format!("{count} of {}", Fact::ALL.len()), style);
         }
-        text += &paper.flow(&pieces);
+        line.pad(GATEWAY + 2 * CELL);
+        let sealed = of_all(Exposure::Sealed, Party::Apple);
+        let known = match way {
+            Way::Sygnal => "what Apple and Google know".to_owned(),
+            Way::Wake => "something is new".to_owned(),
+            Way::Opaque => "something is new; n is the same in a repetition".to_owned(),
+            Way::Tags => "which of its rooms, and there which event".to_owned(),
+            Way::Blob | Way::SealedPushkey => sealed.join(", "),
+        };
+        text += &paper.wrapped(&line.with(&known, Style::Sealed));
     }
     text + "\n"
-}
-
-fn padded(text: &str, style: Style, width: usize) -> Line {
-    let mut line = Line::default().with(text, style);
-    line.pad(width);
-    line
 }

@@ -8,7 +8,8 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use http::Version;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Version};
 use push_gateway::{
     config::{self, Config},
     gateway::World,
@@ -23,12 +24,13 @@ use shared::{
 use stand_ins::{
     Files, KEY_ID, PROJECT_ID, PushService, Seen, Server, StandIns, TEAM_ID, TOPIC, VapidKey,
     homeserver::{Homeserver, device_with},
-    write_secret,
+    seal_pushkey, write_secret,
 };
 use tokio::task::JoinHandle;
 
 use super::{
     message::{self, Message},
+    phone::{Found, Phone},
     search::{Request, Trace, hex},
 };
 
@@ -51,6 +53,12 @@ pub(super) enum Way {
     Sygnal,
     /// As this gateway does it unless it is told otherwise.
     Opaque,
+    /// The same, for a device that registered a secret.
+    Tags,
+    /// The same, for a device that registered keys.
+    Blob,
+    /// The same, and the device's pushkey is sealed to the gateway.
+    SealedPushkey,
     /// As this gateway does it for apps that only need to be woken.
     Wake,
 }
@@ -73,12 +81,18 @@ pub(super) struct Delivery {
     pub(super) request: Request,
     /// What the device decrypted from it, where it is encrypted.
     pub(super) decrypted: Option<Vec<u8>>,
+    /// The rooms and the events that the device recognised by their tags.
+    pub(super) found: Found,
+    /// What the homeserver's database holds of the device.
+    pub(super) pusher: Value,
     /// By which version of HTTP.
     pub(super) version: Version,
     /// How long after the homeserver sent the message the provider knew of it.
     pub(super) known_after: Duration,
     /// What names the device to its provider.
     pub(super) token: Vec<Trace>,
+    /// The same as the app would register it, if it did not seal it.
+    pub(super) pushkey: Vec<Trace>,
     /// What names the app to the provider.
     pub(super) app: Vec<Trace>,
 }
@@ -98,6 +112,9 @@ struct Device {
     channel: Channel,
     /// As it is in the notification.
     pusher: Value,
+    phone: Phone,
+    /// As the app has it before sealing.
+    pushkey: String,
     /// As its stand-in calls it.
     address: String,
     token: String,
@@ -123,6 +140,23 @@ impl Party {
         }
     }
 
+    /// The kinds of devices that it has in the demo.
+    pub(super) const fn ways(self) -> &'static [Way] {
+        match self {
+            Self::Apple => &[
+                Way::Sygnal,
+                Way::Wake,
+                Way::Opaque,
+                Way::Tags,
+                Way::Blob,
+                Way::SealedPushkey,
+            ],
+            Self::Google => &[Way::Sygnal, Way::Wake, Way::Opaque, Way::Tags, Way::Blob],
+            // these encrypt to the device in any case
+            Self::BrowserService | Self::UnifiedPush => &[Way::Sygnal, Way::Wake, Way::Opaque],
+        }
+    }
+
     const fn app_id(self) -> &'static str {
         match self {
             Self::Apple => "org.example.app.ios",
@@ -134,13 +168,11 @@ impl Party {
 }
 
 impl Way {
-    const ALL: [Self; 3] = [Self::Sygnal, Self::Opaque, Self::Wake];
-
     /// The word of the gateway's configuration.
     const fn mode(self) -> &'static str {
         match self {
             Self::Sygnal => "sygnal",
-            Self::Opaque => "opaque",
+            Self::Opaque | Self::Tags | Self::Blob | Self::SealedPushkey => "opaque",
             Self::Wake => "wake",
         }
     }
@@ -149,9 +181,10 @@ impl Way {
 impl Channel {
     /// Every device of the demo.
     pub(super) fn all() -> impl Iterator<Item = Self> {
-        Party::ALL
-            .into_iter()
-            .flat_map(|party| Way::ALL.map(|way| Self { party, way }))
+        Party::ALL.into_iter().flat_map(|party| {
+            let ways = party.ways().iter();
+            ways.map(move |way| Self { party, way: *way })
+        })
     }
 
     fn app_id(self) -> String {
@@ -162,7 +195,7 @@ impl Channel {
             (_, way) => way,
         };
         match way {
-            Way::Opaque => app_id.to_owned(),
+            Way::Opaque | Way::Tags | Way::Blob | Way::SealedPushkey => app_id.to_owned(),
             Way::Sygnal | Way::Wake => format!("{app_id}.{}", way.mode()),
         }
     }
@@ -186,7 +219,11 @@ impl Stage {
         let ca = files.ca.display().to_string();
         let environment: Environment = [("SSL_CERT_FILE", ca)].into_iter().collect();
         let config = folder.path().join("push-gateway.yaml");
-        fs::write(&config, configuration(&stand_ins, &files).to_string()).map_err(broken)?;
+        let pushkey_key = folder.path().join("pushkeys.key");
+        let key = STANDARD.encode(random.bytes::<32>());
+        write_secret(&pushkey_key, &key).map_err(broken)?;
+        let text = configuration(&stand_ins, &files, &pushkey_key).to_string();
+        fs::write(&config, text).map_err(broken)?;
         let config = load(&config, &environment, &clock)?;
         let (trigger, shutdown) = lifecycle::shutdown();
         let world = World {
@@ -202,17 +239,23 @@ impl Stage {
             .addresses()
             .next()
             .ok_or("the gateway does not listen")?;
+        let gateway = tokio::spawn(bound.serve());
+        let homeserver = Homeserver::new(address);
+        let gateway_key = gateway_key(&homeserver).await?;
         let devices = Channel::all()
-            .map(|channel| register(channel, &stand_ins, &unified_push, &vapid, &random))
+            .map(|channel| {
+                let device = register(channel, &stand_ins, &unified_push, &vapid, &random)?;
+                device.finished(&gateway_key)
+            })
             .collect::<io::Result<_>>()
             .map_err(broken)?;
         Ok(Self {
-            homeserver: Homeserver::new(address),
+            homeserver,
             devices,
             stand_ins,
             unified_push,
             clock,
-            gateway: tokio::spawn(bound.serve()),
+            gateway,
             shutdown: trigger,
         })
     }
@@ -299,20 +342,38 @@ fn delivery(device: &Device, message: Message, seen: &Seen, sent_at: Instant) ->
         let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
         (name.as_str().to_owned(), value)
     });
+    let request = Request::new(seen.path.clone(), headers.collect(), seen.body.clone());
+    let found = device
+        .phone
+        .read(&handed_on(device.channel.party, &request));
     Delivery {
         channel: device.channel,
         message,
-        request: Request::new(seen.path.clone(), headers.collect(), seen.body.clone()),
-        decrypted: seen.decrypted.clone(),
+        decrypted: seen.decrypted.clone().or_else(|| found.opened.clone()),
+        request,
+        found,
+        pusher: device.pusher.clone(),
         version: seen.version,
         known_after: seen.at.saturating_duration_since(sent_at),
         token: vec![Trace::Text(device.token.clone())],
+        pushkey: [&device.pushkey, &device.token]
+            .map(|text| Trace::Text(text.clone()))
+            .into(),
         app: vec![Trace::Text(device.app.clone())],
     }
 }
 
+/// What the provider hands on to the app: members beside `aps`, or `data`.
+pub(super) fn handed_on(party: Party, request: &Request) -> Value {
+    let mut body = request.json().unwrap_or_default();
+    match party {
+        Party::Google => body["message"]["data"].take(),
+        Party::Apple | Party::BrowserService | Party::UnifiedPush => body,
+    }
+}
+
 /// The gateway's configuration. JSON is YAML.
-fn configuration(stand_ins: &StandIns, files: &Files) -> Value {
+fn configuration(stand_ins: &StandIns, files: &Files, pushkey_key: &Path) -> Value {
     let mut apps = serde_json::Map::new();
     for channel in Channel::all() {
         let mut app = match channel.party {
@@ -340,14 +401,16 @@ fn configuration(stand_ins: &StandIns, files: &Files) -> Value {
         };
         match (channel.party, channel.way) {
             // the default
-            (_, Way::Opaque) | (Party::UnifiedPush, Way::Sygnal) => {}
-            (_, way) => app["payload"] = json!(way.mode()),
+            (_, Way::Opaque | Way::Tags | Way::Blob | Way::SealedPushkey)
+            | (Party::UnifiedPush, Way::Sygnal) => {}
+            (_, way @ (Way::Sygnal | Way::Wake)) => app["payload"] = json!(way.mode()),
         }
         apps.insert(channel.app_id(), app);
     }
     json!({
         "http": {"bind_addresses": [Ipv4Addr::LOCALHOST.to_string()], "port": 0},
         "apps": apps,
+        "pushkey_keys": [pushkey_key],
         // where the stand-ins are
         "outbound": {"allow_private": ["127.0.0.0/8"]},
     })
@@ -358,6 +421,41 @@ fn load(path: &Path, environment: &Environment, clock: &Clock) -> Result<Config,
     match loaded.config {
         Some(config) if loaded.errors.is_empty() => Ok(config),
         Some(_) | None => Err(loaded.errors.join("; ")),
+    }
+}
+
+/// The newest public key that the gateway serves for sealed pushkeys.
+async fn gateway_key(client: &Homeserver) -> Result<String, String> {
+    let request = client.request(
+        Method::GET,
+        "/_nocturne/v1/keys",
+        HeaderMap::new(),
+        Bytes::new(),
+    );
+    let answer = tokio::time::timeout(PATIENCE, request)
+        .await
+        .map_err(|_| "the gateway does not answer")?
+        .map_err(|error| format!("the gateway cannot be reached: {error}"))?;
+    let key = answer.json()["keys"][0]["key"].as_str().map(str::to_owned);
+    key.ok_or_else(|| format!("the gateway serves no key: {}", answer.text()))
+}
+
+impl Device {
+    /// The device after its app has registered its keys, and sealed its pushkey, where it does so.
+    fn finished(mut self, gateway_key: &str) -> io::Result<Self> {
+        self.phone = match self.channel.way {
+            Way::Sygnal | Way::Opaque | Way::Wake => Phone::Plain,
+            Way::Tags => Phone::with_tags(),
+            Way::Blob | Way::SealedPushkey => Phone::with_blobs()?,
+        };
+        if let Some(keys) = self.phone.registers() {
+            self.pusher["data"]["nocturne"] = keys;
+        }
+        if self.channel.way == Way::SealedPushkey {
+            let app_id = self.channel.app_id();
+            self.pusher["pushkey"] = json!(seal_pushkey(gateway_key, &app_id, &self.pushkey)?);
+        }
+        Ok(self)
     }
 }
 
@@ -374,11 +472,14 @@ fn register(
         Party::Apple => {
             let token: [u8; 32] = random.bytes();
             let address = hex(&token);
+            // as clients on iOS register it
+            let pushkey = STANDARD.encode(token);
             let data = json!({"default_payload": default_payload});
             Device {
                 channel,
-                // as clients on iOS register it
-                pusher: device_with(&app_id, &STANDARD.encode(token), data),
+                pusher: device_with(&app_id, &pushkey, data),
+                phone: Phone::Plain,
+                pushkey,
                 token: address.clone(),
                 address,
                 app: TOPIC.to_owned(),
@@ -392,6 +493,8 @@ fn register(
             Device {
                 channel,
                 pusher: device_with(&app_id, &address, data),
+                phone: Phone::Plain,
+                pushkey: address.clone(),
                 token: address.clone(),
                 address,
                 app: PROJECT_ID.to_owned(),
@@ -407,6 +510,8 @@ fn register(
             Device {
                 channel,
                 pusher: device_with(&app_id, &subscription.p256dh, data),
+                phone: Phone::Plain,
+                pushkey: subscription.p256dh,
                 token: path_of(&subscription.endpoint),
                 address: subscription.endpoint,
                 app: vapid.public(),
@@ -417,7 +522,7 @@ fn register(
             let mut data = json!({"default_payload": default_payload});
             match channel.way {
                 Way::Sygnal => {}
-                Way::Opaque | Way::Wake => {
+                Way::Opaque | Way::Tags | Way::Blob | Way::SealedPushkey | Way::Wake => {
                     data["p256dh"] = json!(subscription.p256dh);
                     data["auth"] = json!(subscription.auth);
                 }
@@ -425,6 +530,8 @@ fn register(
             Device {
                 channel,
                 pusher: device_with(&app_id, &subscription.endpoint, data),
+                phone: Phone::Plain,
+                pushkey: subscription.endpoint.clone(),
                 token: path_of(&subscription.endpoint),
                 // an endpoint is one app's on one device
                 app: path_of(&subscription.endpoint),

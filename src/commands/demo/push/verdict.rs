@@ -6,9 +6,9 @@ use http::Version;
 use serde_json::Value;
 
 use super::{
-    message::{ELSEWHERE, Fact, STORY},
+    message::{ELSEWHERE, Fact, ROOMS, STORY, default_payload},
     search::{Exposure, Trace, readable_in},
-    stage::{Channel, Delivery, Party, Way},
+    stage::{Channel, Delivery, Party, Way, handed_on},
 };
 use crate::commands::demo::check::Check;
 
@@ -115,13 +115,9 @@ pub(super) fn always_shown(
 
 /// Everything that has to be so.
 pub(super) fn checks(deliveries: &[Delivery]) -> Vec<Check> {
-    let protected = |delivery: &&Delivery| matches!(delivery.channel.way, Way::Opaque | Way::Wake);
-    let protected: Vec<_> = deliveries.iter().filter(protected).collect();
-    let channels = |way| {
-        Party::ALL
-            .into_iter()
-            .map(move |party| Channel { party, way })
-    };
+    let protected = deliveries.iter();
+    let protected: Vec<_> = protected.filter(|one| is_protected(one.channel)).collect();
+    let channels = || Channel::all().filter(|channel| is_protected(*channel));
     let facts = |delivery: &Delivery, facts: &[Fact], wanted: Exposure| {
         let wrong = facts.iter().filter_map(|fact| {
             let exposure = exposure(*fact, delivery)?;
@@ -159,8 +155,8 @@ pub(super) fn checks(deliveries: &[Delivery]) -> Vec<Check> {
         ),
         Check::new(
             format!(
-                "The same search finds none of it in {} pushes of Nocturne's (UnifiedPush: with keys), in clear, escaped, in base64 \
-                 or in hex.",
+                "The same search finds none of it in {} pushes of Nocturne's, bare, with tags or sealed (UnifiedPush: with keys), \
+                 in clear, escaped, in base64 or in hex.",
                 protected.len()
             ),
             protected.iter().flat_map(|delivery| {
@@ -172,45 +168,37 @@ pub(super) fn checks(deliveries: &[Delivery]) -> Vec<Check> {
         ),
         Check::new(
             "Of these, two of one room have nothing in common that one of another room does not have, too.",
-            [Way::Opaque, Way::Wake]
-                .into_iter()
-                .flat_map(channels)
-                .flat_map(|channel| {
-                    let links = links(deliveries, channel);
-                    links
-                        .into_iter()
-                        .map(move |link| format!("{}: {link}", device(channel)))
-                }),
+            channels().flat_map(|channel| {
+                let links = links(deliveries, channel).into_iter();
+                links.map(move |link| format!("{}: {link}", device(channel)))
+            }),
         ),
         Check::new(
             "Of these, all to one device have the same size, with a long message as with a short one.",
-            [Way::Opaque, Way::Wake]
-                .into_iter()
-                .flat_map(channels)
+            channels()
                 .filter(|channel| size_varies(deliveries, *channel))
                 .map(device),
         ),
         Check::new(
-            "The identifier of a push is a new one each time: n at Apple and Google, apns-id at Apple.",
-            [
-                (Party::Apple, "body.n"),
-                (Party::Apple, "apns-id"),
-                (Party::Google, "body.message.data.n"),
-            ]
-            .into_iter()
-            .filter(|(party, identifier)| {
-                let channel = Channel {
-                    party: *party,
-                    way: Way::Opaque,
-                };
-                !renewed(deliveries, channel)
-                    .iter()
-                    .any(|place| place == identifier)
-            })
-            .map(|(party, identifier)| format!("{}: {identifier}", party.name())),
+            "No two pushes at Apple and Google, to one device or to two, have the same n, r, e, p or apns-id.",
+            not_renewed(&protected),
         ),
         Check::new(
-            "The browser and the UnifiedPush app decrypted their pushes, and read which event in which room it is.",
+            format!(
+                "With tags, the phone found the right room, as the only one of its {}, and the right event in it.",
+                ROOMS.len()
+            ),
+            deliveries
+                .iter()
+                .filter(|delivery| delivery.channel.way == Way::Tags)
+                .filter_map(|delivery| {
+                    let problem = not_found(delivery)?;
+                    Some(format!("{}: {problem}", place(delivery)))
+                }),
+        ),
+        Check::new(
+            "What is sealed was opened by the phone, the browser and the UnifiedPush app, and has the event, the room, \
+             the count and what the app had put into its pusher.",
             deliveries
                 .iter()
                 .filter(|delivery| sealed(delivery))
@@ -218,6 +206,18 @@ pub(super) fn checks(deliveries: &[Delivery]) -> Vec<Check> {
                     let problem = not_opened(delivery)?;
                     Some(format!("{}: {problem}", place(delivery)))
                 }),
+        ),
+        Check::new(
+            "The homeserver's database has the device token of every phone but the one that sealed its pushkey. Apple got \
+             that one's pushes, too.",
+            deliveries
+                .iter()
+                .filter(|delivery| {
+                    matches!(delivery.channel.party, Party::Apple | Party::Google)
+                        && database_shows_token(delivery)
+                            == (delivery.channel.way == Way::SealedPushkey)
+                })
+                .map(place),
         ),
         Check::new(
             "Mode wake sends the same bytes every time.",
@@ -263,10 +263,65 @@ fn missing(deliveries: &[Delivery]) -> impl Iterator<Item = String> {
     })
 }
 
+/// Whether as little as possible is to be seen of the device's pushes.
+const fn is_protected(channel: Channel) -> bool {
+    !matches!(channel.way, Way::Sygnal)
+}
+
+/// Whether what the homeserver's database holds of a device gives away its token.
+pub(super) fn database_shows_token(delivery: &Delivery) -> bool {
+    readable_in(&delivery.pushkey, delivery.pusher.to_string().as_bytes())
+}
+
+/// Identifiers that are missing, or that another push had, too.
+fn not_renewed(deliveries: &[&Delivery]) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut seen = BTreeSet::new();
+    for delivery in deliveries {
+        let Channel { party, way } = delivery.channel;
+        let members: &[&str] = match (party, way) {
+            (Party::BrowserService | Party::UnifiedPush, _) | (_, Way::Sygnal | Way::Wake) => &[],
+            (_, Way::Opaque) => &["n"],
+            (_, Way::Tags) => &["n", "r", "e"],
+            (_, Way::Blob | Way::SealedPushkey) => &["n", "p"],
+        };
+        let body = handed_on(party, &delivery.request);
+        let mut values: Vec<_> = members
+            .iter()
+            .map(|name| (*name, body[*name].as_str().map(str::to_owned)))
+            .collect();
+        if party == Party::Apple {
+            let id = delivery.request.header("apns-id").map(str::to_owned);
+            values.push(("apns-id", id));
+        }
+        for (name, value) in values {
+            if !value.is_some_and(|value| seen.insert(value)) {
+                problems.push(format!("{}: {name}", place(delivery)));
+            }
+        }
+    }
+    problems
+}
+
+/// What is wrong with what the phone recognised by its tags.
+fn not_found(delivery: &Delivery) -> Option<String> {
+    let (event_id, room_id) = delivery.message.ids();
+    let rooms = &delivery.found.rooms;
+    match rooms.as_slice() {
+        [room] if room.id != room_id => Some("another room".to_owned()),
+        [_] if delivery.found.events != [event_id] => Some("not the event".to_owned()),
+        [_] => None,
+        _ => Some(format!("{} rooms", rooms.len())),
+    }
+}
+
 /// Whether the device holds keys that its pushes are to be encrypted to, and is told the event.
 fn sealed(delivery: &Delivery) -> bool {
     let Channel { party, way } = delivery.channel;
-    matches!(party, Party::BrowserService | Party::UnifiedPush) && way == Way::Opaque
+    match party {
+        Party::Apple | Party::Google => matches!(way, Way::Blob | Way::SealedPushkey),
+        Party::BrowserService | Party::UnifiedPush => way == Way::Opaque,
+    }
 }
 
 fn not_opened(delivery: &Delivery) -> Option<String> {
@@ -274,11 +329,22 @@ fn not_opened(delivery: &Delivery) -> Option<String> {
         return Some("not encrypted to the device".to_owned());
     };
     let json: Value = serde_json::from_slice(plain).unwrap_or_default();
-    let (event_id, room_id) = delivery.message.ids();
+    let message = delivery.message;
+    let (event_id, room_id) = message.ids();
     if json["event_id"] != event_id || json["room_id"] != room_id {
         return Some("the event or the room is missing".to_owned());
     }
-    let size = delivery.request.body.len();
+    if json["unread"] != message.unread() || json["data"] != default_payload() {
+        return Some("the count or the pusher's data is missing".to_owned());
+    }
+    let size = match delivery.channel.party {
+        Party::Apple | Party::Google => {
+            let body = handed_on(delivery.channel.party, &delivery.request);
+            let characters = body["p"].as_str().unwrap_or_default().len();
+            characters * 3 / 4
+        }
+        Party::BrowserService | Party::UnifiedPush => delivery.request.body.len(),
+    };
     (size != SEALED_OVERHEAD + PADDED).then(|| format!("{size} bytes"))
 }
 
@@ -297,6 +363,9 @@ fn device(channel: Channel) -> String {
         (Party::UnifiedPush, Way::Sygnal) => format!("{name} without keys"),
         (_, Way::Sygnal) => format!("{name} in mode sygnal"),
         (_, Way::Wake) => format!("{name} in mode wake"),
+        (_, Way::Tags) => format!("{name} with tags"),
+        (_, Way::Blob) => format!("{name} with a sealed blob"),
+        (_, Way::SealedPushkey) => format!("{name} with a sealed pushkey"),
     }
 }
 
@@ -321,13 +390,15 @@ mod tests {
         search::{Request, hex},
     };
 
-    const ARRIVED: &str = "All 36 pushes arrived";
+    const ARRIVED: &str = "All 51 pushes arrived";
     const SEARCH_WORKS: &str = "The search works";
     const NOTHING_FOUND: &str = "The same search finds none";
     const NOTHING_IN_COMMON: &str = "Of these, two of one room";
     const ONE_SIZE: &str = "Of these, all to one device";
-    const NEW_IDENTIFIER: &str = "The identifier of a push";
-    const DECRYPTED: &str = "The browser and the UnifiedPush app decrypted";
+    const NEW_IDENTIFIER: &str = "No two pushes at Apple and Google";
+    const RECOGNISED: &str = "With tags, the phone found";
+    const DECRYPTED: &str = "What is sealed was opened";
+    const DATABASE: &str = "The homeserver's database has";
     const WAKE: &str = "Mode wake";
     const NOT_HIDDEN: &str = "What cannot be hidden";
 
@@ -401,6 +472,15 @@ mod tests {
             with(&seen, Party::UnifiedPush, Way::Opaque, |delivery| {
                 delivery.request.path += "?text=Your%20results%20are";
             }),
+            with(&seen, Party::Apple, Way::Tags, |delivery| {
+                change_json(delivery, |body| body["r"] = json!(room_id));
+            }),
+            with(&seen, Party::Google, Way::Blob, |delivery| {
+                let opened = delivery.decrypted.clone().unwrap_or_default();
+                change_json(delivery, |body| {
+                    body["message"]["data"]["p"] = json!(URL_SAFE_NO_PAD.encode(&opened));
+                });
+            }),
         ] {
             assert_fails(&leaking, NOTHING_FOUND);
         }
@@ -440,11 +520,72 @@ mod tests {
             change_json(delivery, |body| body["n"] = json!("AAAAAAAAAAAAAAAAAAAAAA"));
         });
         assert_fails(&constant, NEW_IDENTIFIER);
+        // a tag that does not depend on n: the same for each push of the room
+        let fixed_tag = with(&seen, Party::Google, Way::Tags, |delivery| {
+            let (_, room_id) = delivery.message.ids();
+            let tag = room_id.bytes().map(u32::from).sum::<u32>().to_string();
+            change_json(delivery, |body| {
+                body["message"]["data"]["r"] = json!(tag.as_str());
+            });
+        });
+        assert_fails(&fixed_tag, NEW_IDENTIFIER);
+        assert_fails(&fixed_tag, NOTHING_IN_COMMON);
+        let same_for_two_devices = {
+            let of_other = of(
+                &seen,
+                Channel {
+                    party: Party::Apple,
+                    way: Way::Opaque,
+                },
+            );
+            let ids: Vec<_> = of_other
+                .filter_map(|delivery| Some(delivery.request.json()?["n"].clone()))
+                .collect();
+            with(&seen, Party::Apple, Way::Tags, |delivery| {
+                let index = STORY
+                    .iter()
+                    .position(|message| message.ids() == delivery.message.ids());
+                change_json(delivery, |body| {
+                    body["n"] = ids[index.unwrap_or_default()].clone();
+                });
+            })
+        };
+        assert_fails(&same_for_two_devices, NEW_IDENTIFIER);
+
+        for change in [
+            (|delivery: &mut Delivery| delivery.found.rooms.clear()) as fn(&mut Delivery),
+            |delivery| delivery.found.rooms = ROOMS[3..4].to_vec(),
+            |delivery| delivery.found.rooms = ROOMS[..2].to_vec(),
+            |delivery| delivery.found.events.clear(),
+        ] {
+            assert_fails(&with(&seen, Party::Google, Way::Tags, change), RECOGNISED);
+        }
 
         let sealed_to_another = with(&seen, Party::UnifiedPush, Way::Opaque, |delivery| {
             delivery.decrypted = None;
         });
         assert_fails(&sealed_to_another, DECRYPTED);
+        for lost in ["event_id", "unread", "data"] {
+            let incomplete = with(&seen, Party::Apple, Way::Blob, |delivery| {
+                let opened = delivery.decrypted.as_deref().unwrap_or_default();
+                let mut json: Value = serde_json::from_slice(opened).expect("it is JSON");
+                json.as_object_mut().expect("an object").remove(lost);
+                delivery.decrypted = Some(json.to_string().into_bytes());
+            });
+            assert_fails(&incomplete, DECRYPTED);
+        }
+
+        let in_clear = with(&seen, Party::Apple, Way::SealedPushkey, |delivery| {
+            let Some(Trace::Text(pushkey)) = delivery.pushkey.first() else {
+                panic!("it has a pushkey");
+            };
+            delivery.pusher["pushkey"] = json!(URL_SAFE_NO_PAD.encode(pushkey));
+        });
+        assert_fails(&in_clear, DATABASE);
+        let not_searched = with(&seen, Party::Google, Way::Tags, |delivery| {
+            delivery.pusher = json!({});
+        });
+        assert_fails(&not_searched, DATABASE);
 
         let counting = with(&seen, Party::Apple, Way::Wake, |delivery| {
             let unread = Fact::Unread.value(&delivery.message);
