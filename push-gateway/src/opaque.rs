@@ -282,7 +282,10 @@ fn len16(text: &str) -> [u8; 2] {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{SystemTime, UNIX_EPOCH};
+    use std::{
+        sync::atomic::{AtomicU32, Ordering},
+        time::{SystemTime, UNIX_EPOCH},
+    };
 
     use super::*;
 
@@ -428,16 +431,35 @@ mod tests {
 
     #[test]
     fn one_step_back_is_counted_once_for_all_threads() {
+        const ROUNDS: u32 = 2_000;
+        const THREADS: u32 = 2;
         let clock = Clock::manual(noon());
         let set_back = Counter::default();
         let identifiers = file_keys(HOUR, &clock, 1).counting("app".into(), set_back.clone());
-        clock.set_wall(noon() - 5 * HOUR);
+        let (round, done) = (AtomicU32::new(0), AtomicU32::new(0));
+        // by turning round, since a thread that is woken up comes late
+        let wait = |number: &AtomicU32, wanted| {
+            while number.load(Ordering::SeqCst) < wanted {
+                std::thread::yield_now();
+            }
+        };
         std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| event(&identifiers));
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    for number in 1..=ROUNDS {
+                        wait(&round, number);
+                        identifiers.expire();
+                        done.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+            for number in 1..=ROUNDS {
+                clock.set_wall(noon() - number * HOUR);
+                round.store(number, Ordering::SeqCst);
+                wait(&done, number * THREADS);
             }
         });
-        assert_eq!(set_back.get(), 1);
+        assert_eq!(set_back.get(), u64::from(ROUNDS));
     }
 
     #[test]

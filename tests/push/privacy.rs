@@ -6,8 +6,7 @@ use std::{
 };
 
 use aws_lc_rs::{
-    aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
-    agreement::{PrivateKey, UnparsedPublicKey, X25519, agree},
+    agreement::{PrivateKey, X25519},
     digest::{SHA256, digest},
     hmac,
 };
@@ -20,6 +19,7 @@ use serde_json::{Value, json};
 use stand_ins::{
     DeviceKeys, Reply, Seen, TOPIC,
     homeserver::{NOTIFY_PATH, badge_only, device, device_with, dummy, event_id_only},
+    seal_pushkey,
 };
 
 use crate::harness::{
@@ -687,100 +687,6 @@ async fn jitter_answers_first_and_rejects_later() {
     assert!(told.await);
 }
 
-/// RFC 9180, base mode with X25519, HKDF-SHA256 and AES-128-GCM, as a client would do it: the
-/// encapsulated key and the ciphertext of one message.
-fn hpke(
-    own: &PrivateKey,
-    public: &[u8],
-    info: &[u8],
-    associated: &[u8],
-    mut text: Vec<u8>,
-) -> (Vec<u8>, Vec<u8>) {
-    let extract = |salt: &[u8], suite: &[u8], label: &[u8], secret: &[u8]| {
-        hmac(salt, &[b"HPKE-v1", suite, label, secret])
-    };
-    let expand = |secret: &[u8], suite: &[u8], label: &[u8], info: &[u8], length: u16| {
-        let length_bytes = length.to_be_bytes();
-        let parts = [&length_bytes, &b"HPKE-v1"[..], suite, label, info, &[1]];
-        hmac(secret, &parts)[..usize::from(length)].to_vec()
-    };
-    let enc = own.compute_public_key().unwrap().as_ref().to_vec();
-    let theirs = UnparsedPublicKey::new(&X25519, public);
-    let shared = agree(own, theirs, (), |shared| Ok(shared.to_vec())).unwrap();
-    let kem = b"KEM\x00\x20";
-    let secret = extract(&[], kem, b"eae_prk", &shared);
-    let both = [&enc[..], public].concat();
-    let secret = expand(&secret, kem, b"shared_secret", &both, 32);
-    let suite = b"HPKE\x00\x20\x00\x01\x00\x01";
-    let context = [
-        &[0][..],
-        &extract(&[], suite, b"psk_id_hash", b""),
-        &extract(&[], suite, b"info_hash", info),
-    ]
-    .concat();
-    let secret = extract(&secret, suite, b"secret", b"");
-    let key = expand(&secret, suite, b"key", &context, 16);
-    let nonce = expand(&secret, suite, b"base_nonce", &context, 12);
-    LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &key).unwrap())
-        .seal_in_place_append_tag(
-            Nonce::try_assume_unique_for_key(&nonce).unwrap(),
-            Aad::from(associated),
-            &mut text,
-        )
-        .unwrap();
-    (enc, text)
-}
-
-/// RFC 9180, Appendix A.1.1: so that what is tested below is the gateway.
-#[test]
-fn the_test_seals_as_the_standard_does() {
-    let own = PrivateKey::from_private_key(
-        &X25519,
-        &hex("52c4a758a802cd8b936eceea314432798d5baf2d7e9235dc084ab1b9cfa2f736"),
-    )
-    .unwrap();
-    let (enc, text) = hpke(
-        &own,
-        &hex("3948cfe0ad1ddb695d780e59077195da6c56506b027329794ab02bca80815c4d"),
-        b"Ode on a Grecian Urn",
-        b"Count-0",
-        b"Beauty is truth, truth beauty".to_vec(),
-    );
-    assert_eq!(
-        enc,
-        hex("37fda3567bdbd628e88668c3c8d7e97d1d1253b6d4ea6d44c150f741f1bf4431")
-    );
-    assert_eq!(
-        text,
-        hex(
-            "f938558b5d72f1a23810b4be2ab4f84331acc02fc97babc53a52ae8218a355a96d8770ac83d07bea87e13c512a"
-        )
-    );
-}
-
-fn hex(text: &str) -> Vec<u8> {
-    (0..text.len())
-        .step_by(2)
-        .map(|place| u8::from_str_radix(&text[place..place + 2], 16).unwrap())
-        .collect()
-}
-
-pub(crate) fn seal_pushkey(public: &[u8], app_id: &str, token: &str) -> String {
-    let own = PrivateKey::generate(&X25519).unwrap();
-    let mut text = with_length(token);
-    text.resize(256, 0);
-    let (enc, text) = hpke(
-        &own,
-        public,
-        b"nocturne pushkey v1",
-        app_id.as_bytes(),
-        text,
-    );
-    let key_id = digest(&SHA256, public).as_ref()[0];
-    let sealed = [&[key_id], &enc[..], &text].concat();
-    format!("nk1.{}", URL_SAFE_NO_PAD.encode(sealed))
-}
-
 /// The newest public key that the gateway gives out.
 pub(crate) async fn served_key(gateway: &Gateway) -> Vec<u8> {
     let keys = gateway.get("/_nocturne/v1/keys").await;
@@ -810,7 +716,7 @@ async fn sealed_pushkeys_are_opened_here_and_echoed_as_they_came() {
         .await;
     let public = served_key(&gateway).await;
 
-    let sealed = seal_pushkey(&public, APNS, PUSHKEY);
+    let sealed = seal_pushkey(&public, APNS, PUSHKEY).unwrap();
     assert!(sealed.len() <= 512);
     let answer = gateway
         .notify(&fresh(event_id_only(&[device(APNS, &sealed)])))
@@ -828,10 +734,10 @@ async fn sealed_pushkeys_are_opened_here_and_echoed_as_they_came() {
     assert_rejected(&answer, &[&sealed]);
 
     world.stand_ins.apple.forget();
-    let of_other_app = seal_pushkey(&public, "com.example.other", PUSHKEY);
+    let of_other_app = seal_pushkey(&public, "com.example.other", PUSHKEY).unwrap();
     let of_other_key = {
         let other = PrivateKey::generate(&X25519).unwrap();
-        seal_pushkey(other.compute_public_key().unwrap().as_ref(), APNS, PUSHKEY)
+        seal_pushkey(other.compute_public_key().unwrap().as_ref(), APNS, PUSHKEY).unwrap()
     };
     let mut changed = sealed.clone();
     changed.pop();
@@ -848,6 +754,130 @@ async fn sealed_pushkeys_are_opened_here_and_echoed_as_they_came() {
         assert_rejected(&answer, &[&broken]);
     }
     assert_eq!(world.stand_ins.apple.seen_count(), 0);
+}
+
+/// Each time that something of a push is given up, it is counted; now and then the log says why.
+#[tokio::test]
+async fn what_a_push_lacks_is_counted_and_explained_without_a_name() {
+    const TIMES: usize = 20;
+    let world = World::new().await;
+    // fixed ones: of two that were drawn, one in 256 has the key ID of the other
+    let [old, new] = [("old.key", [1; 32]), ("new.key", [2; 32])].map(|(name, key)| {
+        let path = world.directory().join(name);
+        stand_ins::write_secret(&path, &STANDARD.encode(key)).unwrap();
+        path
+    });
+    let retired = {
+        let options = Options {
+            config: json!({ "pushkey_keys": [old] }),
+            ..Options::default()
+        };
+        let app = json!({ APNS: opaque(world.apns(), &json!({})) });
+        let gateway = world.gateway_with(app, options).await;
+        let public = served_key(&gateway).await;
+        seal_pushkey(&public, APNS, PUSHKEY).unwrap()
+    };
+    let options = Options {
+        config: json!({
+            "pushkey_keys": [new],
+            "log": { "level": "info" },
+            "limits": { "per_pushkey_per_minute": "off" },
+        }),
+        ..Options::default()
+    };
+    let app = json!({
+        APNS: opaque(world.apns(), &json!({})),
+        UP: opaque(world.unified_push(), &json!({})),
+    });
+    let gateway = world.gateway_with(app, options).await;
+    let keys = DeviceKeys::generate().unwrap();
+    let phone = world
+        .stand_ins
+        .push_service
+        .subscribe_unified_push()
+        .unwrap();
+    let devices = [
+        device_with(
+            APNS,
+            PUSHKEY,
+            json!({ "nocturne": { "v": 1, "secret": "Ms9vHnRz" } }),
+        ),
+        device_with(
+            APNS,
+            "c3Bxcg==",
+            json!({
+                "nocturne": { "v": 1, "p256dh": keys.p256dh(), "auth": keys.auth() },
+                "default_payload": { "Ms9vHnRz": "x".repeat(2500) },
+            }),
+        ),
+        device_with(
+            UP,
+            &phone.endpoint,
+            json!({ "nocturne": { "v": 2, "p256dh": "Ms9vHnRz" } }),
+        ),
+        device(APNS, &retired),
+    ];
+    for _ in 0..TIMES {
+        let answer = gateway.notify(&fresh(event_id_only(&devices))).await;
+        assert_rejected(&answer, &[&retired]);
+    }
+
+    let times = f64::from(u8::try_from(TIMES).unwrap());
+    for (name, labels) in [
+        (
+            "nocturne_push_ignored_device_keys_total",
+            &[("app", APNS), ("reason", "malformed")][..],
+        ),
+        (
+            "nocturne_push_ignored_device_keys_total",
+            &[("app", UP), ("reason", "version")],
+        ),
+        (
+            "nocturne_push_trimmed_notifications_total",
+            &[("app", APNS), ("reason", "data")],
+        ),
+        (
+            "nocturne_push_unopened_pushkeys_total",
+            &[("reason", "unknown_key")],
+        ),
+    ] {
+        assert_eq!(gateway.metric(name, labels).await, Some(times), "{name}");
+    }
+    // present from the start, so that an alert has something to compare with
+    let never = gateway
+        .metric("nocturne_push_clock_set_back_total", &[("app", APNS)])
+        .await;
+    assert_eq!(never, Some(0.0));
+
+    let log = gateway.log();
+    let lines = |words: &str| log.lines().filter(|line| line.contains(words)).count();
+    for words in [
+        "`secret` is not 32 bytes in base64url",
+        "`v` of `nocturne` is a version that this gateway does not know",
+        "does not fit into 2048 bytes",
+        "no key of `pushkey_keys` is the one that it names",
+    ] {
+        // more than once where the machine takes longer than the gate stays shut
+        assert!((1..TIMES).contains(&lines(words)), "{words}: {log}");
+    }
+    let path = phone.endpoint.rsplit_once('/').unwrap().1;
+    for secret in [
+        PUSHKEY,
+        "c3Bxcg",
+        "Ms9vHnRz",
+        path,
+        &retired[4..20],
+        "fresh-",
+    ] {
+        assert!(!log.contains(secret), "{secret}: {log}");
+    }
+    // what the push server gets of a device that asked for encryption in vain
+    let seen = world.stand_ins.push_service.seen();
+    assert_eq!(seen.len(), TIMES);
+    assert!(
+        seen.iter()
+            .all(|push| push.json() == json!({ "notification": {} }))
+    );
 }
 
 #[tokio::test]

@@ -2,8 +2,16 @@
 
 use std::{fs, net::SocketAddr, process::Command};
 
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use bytes::Bytes;
+use http::{HeaderMap, Method};
 use serde_json::json;
-use stand_ins::{KEY_ID, PROJECT_ID, StandIns, TEAM_ID, TOPIC};
+use stand_ins::{
+    KEY_ID, PROJECT_ID, StandIns, TEAM_ID, TOPIC, homeserver::Homeserver as Client, write_secret,
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -35,6 +43,9 @@ impl Gateway {
         });
         let mut apns_as_sygnal = apns.clone();
         apns_as_sygnal["payload"] = json!("sygnal");
+        let pushkey_key = folder.path().join("pushkeys.key");
+        write_secret(&pushkey_key, &STANDARD.encode([7; 32]))
+            .expect("the folder can be written to");
         // JSON is YAML
         let configuration = json!({
             "http": {"bind_addresses": [address.ip().to_string()], "port": address.port()},
@@ -55,6 +66,7 @@ impl Gateway {
                 },
                 UNIFIED_PUSH: {"type": "unifiedpush"},
             },
+            "pushkey_keys": [pushkey_key],
             "outbound": {"allow_private": ["127.0.0.0/8"]},
             // an outage is told the homeserver soon
             "limits": {"request_budget": "3s"},
@@ -75,5 +87,21 @@ impl Gateway {
             _process: process,
             _folder: folder,
         }
+    }
+
+    /// The public key that clients seal pushkeys to.
+    pub(crate) async fn pushkey_key(&self) -> Vec<u8> {
+        let answer = Client::new(self.address)
+            .request(
+                Method::GET,
+                "/_nocturne/v1/keys",
+                HeaderMap::new(),
+                Bytes::new(),
+            )
+            .await
+            .expect("the gateway answers")
+            .json();
+        let key = answer["keys"][0]["key"].as_str().expect("a key is served");
+        URL_SAFE_NO_PAD.decode(key).expect("the key is base64url")
     }
 }

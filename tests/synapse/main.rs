@@ -5,11 +5,12 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use shared::environment::Environment;
-use stand_ins::{Reply, Seen};
+use stand_ins::{DeviceKeys, Reply, Seen, seal_pushkey};
 
-use crate::stage::{APNS, APNS_AS_SYGNAL, FCM, Stage, UNIFIED_PUSH, WEB_PUSH};
+use crate::stage::{APNS, APNS_AS_SYGNAL, FCM, Stage, UNIFIED_PUSH, WEB_PUSH, apple_token};
 
 mod gateway;
 mod process;
@@ -191,6 +192,94 @@ async fn opaque_pushes_carry_nothing_that_the_homeserver_knows_things_by() {
         assert_eq!(opened["room_id"], *stage.room);
         assert_eq!(opened["event_id"], *event);
     }
+}
+
+#[tokio::test]
+async fn synapse_hands_on_the_keys_of_devices_from_either_place() {
+    let Some(python) = synapse_python() else {
+        return;
+    };
+    let stage = Stage::set(&python).await;
+    let apple = DeviceKeys::generate().expect("keys can be made");
+    let google = DeviceKeys::generate().expect("keys can be made");
+    let nocturne =
+        |keys: &DeviceKeys| json!({"v": 1, "p256dh": keys.p256dh(), "auth": keys.auth()});
+    let data = json!({"nocturne": nocturne(&apple), "default_payload": {"client": "alice-phone"}});
+    stage.register(APNS, &apple_token(), data).await;
+    let default_payload = json!({"nocturne": nocturne(&google), "client": "alice-phone"});
+    let token = "cellOfAlice:APA91bHun4MxP5egoKMwt2KZFBaFUH-1RYqx";
+    stage
+        .register(FCM, token, json!({"default_payload": default_payload}))
+        .await;
+
+    let event = stage.bob.send(&stage.room, "cellarcake").await;
+    for (server, keys, place) in [
+        (&*stage.stand_ins.apple, &apple, "/p"),
+        (&*stage.stand_ins.google, &google, "/message/data/p"),
+    ] {
+        let seen = server.wait_for(1, PATIENCE).await;
+        assert_eq!(complaints(&seen), [""; 0]);
+        let body = seen.first().expect("the push came").json();
+        let blob = body.pointer(place).and_then(Value::as_str);
+        let blob = URL_SAFE_NO_PAD
+            .decode(blob.expect("a blob is in the push"))
+            .expect("the blob is base64url");
+        let opened = keys.open(&blob).expect("the blob is for this device");
+        let opened: Value = serde_json::from_slice(&opened).expect("JSON was sealed");
+        assert_eq!(opened["event_id"], *event);
+        assert_eq!(opened["room_id"], *stage.room);
+        assert_eq!(opened["unread"], 1);
+        // with the device's own data, and without its keys
+        assert_eq!(opened["data"], json!({"client": "alice-phone"}));
+        assert!(!body.to_string().contains(&keys.auth()));
+    }
+}
+
+#[tokio::test]
+async fn a_sealed_pushkey_is_pushed_to_and_rejected_as_it_was_registered() {
+    let Some(python) = synapse_python() else {
+        return;
+    };
+    let stage = Stage::set(&python).await;
+    let key = stage.gateway.pushkey_key().await;
+    let sealed = seal_pushkey(&key, APNS, &apple_token()).expect("it can be sealed");
+    stage.register(APNS, &sealed, json!({})).await;
+    // what the homeserver keeps is not what Apple knows the device by
+    let kept = stage.alice.pushers().await;
+    assert_eq!(kept[0]["pushkey"], *sealed);
+    assert!(!kept[0].to_string().contains(&apple_token()));
+
+    stage.bob.send(&stage.room, "dinner is ready").await;
+    let apple = &stage.stand_ins.apple;
+    let seen = apple.wait_for(1, PATIENCE).await;
+    assert_eq!(complaints(&seen), [""; 0]);
+    assert_eq!(seen[0].device, "a5".repeat(32));
+    assert_eq!(stage.alice.pushers().await.len(), 1);
+
+    apple.queue([Reply::apns(410, "Unregistered").timestamp(IN_2100_MILLISECONDS)]);
+    stage.bob.send(&stage.room, "you left your phone").await;
+    let rejection = stage
+        .tap
+        .wait_for("a rejection", |exchange| {
+            exchange.answer != json!({"rejected": []})
+        })
+        .await;
+    assert_eq!(rejection.answer, json!({"rejected": [sealed]}));
+    stage.alice.wait_for_pushers(0).await;
+}
+
+#[tokio::test]
+async fn a_pushkey_sealed_for_another_app_takes_its_pusher_with_it() {
+    let Some(python) = synapse_python() else {
+        return;
+    };
+    let stage = Stage::set(&python).await;
+    let key = stage.gateway.pushkey_key().await;
+    let sealed = seal_pushkey(&key, FCM, &apple_token()).expect("it can be sealed");
+    stage.register(APNS, &sealed, json!({})).await;
+    stage.bob.send(&stage.room, "dinner is ready").await;
+    stage.alice.wait_for_pushers(0).await;
+    assert_eq!(stage.stand_ins.apple.seen_count(), 0);
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ pub(crate) struct Stage {
     pub(crate) stand_ins: StandIns,
     pub(crate) unified_push: PushService,
     pub(crate) tap: Tap,
-    _gateway: Gateway,
+    pub(crate) gateway: Gateway,
     _synapse: Synapse,
 }
 
@@ -57,7 +57,7 @@ impl Stage {
             stand_ins,
             unified_push,
             tap,
-            _gateway: gateway,
+            gateway,
             _synapse: synapse,
         }
     }
@@ -99,10 +99,9 @@ impl Stage {
 
     /// A pusher with a device token in base64, as the clients on iOS register it.
     pub(crate) async fn register_apple_device(&self, app_id: &str) {
-        let token_of_32_bytes = format!("{}paU=", "paWl".repeat(10));
         let default_payload = json!({"aps": {"mutable-content": 1}, "client": "alicewonder-phone"});
         let data = json!({"default_payload": default_payload});
-        self.register(app_id, &token_of_32_bytes, data).await;
+        self.register(app_id, &apple_token(), data).await;
     }
 
     /// What names the users, their server and their room, in the part that no escaping changes.
@@ -126,4 +125,9 @@ impl Stage {
             .set_pusher(self.tap.address(), app_id, pushkey, data)
             .await;
     }
+}
+
+/// A device token of 32 bytes in base64, as the clients on iOS register it.
+pub(crate) fn apple_token() -> String {
+    format!("{}paU=", "paWl".repeat(10))
 }

@@ -88,11 +88,8 @@ impl Plaintext {
                 break;
             }
             drop_next(&mut members);
-            let shorter = members.encode();
-            if shorter.len() < json.len() {
-                left_out = Some(step);
-            }
-            json = shorter;
+            json = members.encode();
+            left_out = Some(step);
         }
         Self {
             left_out,

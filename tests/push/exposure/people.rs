@@ -9,10 +9,10 @@ use shared::random::Random;
 use stand_ins::{
     DeviceKeys, PushService,
     homeserver::{device, device_with},
+    seal_pushkey,
 };
 
 use super::search::Secrets;
-use crate::privacy::seal_pushkey;
 
 /// Repeats itself for the same seed.
 pub(super) struct Dice(Random);
@@ -202,7 +202,7 @@ pub(super) fn register(
     let pushkey = match sealed_to {
         None => token,
         Some(public) => {
-            let sealed = seal_pushkey(public, app_id, &token);
+            let sealed = seal_pushkey(public, app_id, &token).unwrap();
             hidden.text("sealed pushkey", sealed["nk1.".len()..].to_owned());
             sealed
         }

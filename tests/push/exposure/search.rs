@@ -10,6 +10,8 @@ const DEPTH: usize = 3;
 /// Eight bytes in base64 and in hexadecimal digits.
 const SHORTEST_BASE64: usize = 11;
 const SHORTEST_HEX: usize = 2 * FRAGMENT;
+/// And as a list of numbers.
+const SHORTEST_LIST: usize = 2 * FRAGMENT - 1;
 
 /// What must not be seen.
 pub(super) struct Secrets {
@@ -104,6 +106,11 @@ impl Search<'_> {
         }
         if bytes.contains(&b'%') {
             self.read_to(depth, place, &percent_decoded(bytes));
+        }
+        for list in bytes.split(|byte| !byte.is_ascii_digit() && !b", ".contains(byte)) {
+            if list.len() >= SHORTEST_LIST {
+                self.read_to(depth, place, &numbers(list));
+            }
         }
         for run in bytes.split(|byte| !byte.is_ascii_hexdigit()) {
             for offset in 0..2 {
@@ -238,6 +245,13 @@ fn hex_decoded(digits: &[u8]) -> Vec<u8> {
         .collect()
 }
 
+/// The bytes of a list, as `Debug` writes them.
+fn numbers(list: &[u8]) -> Vec<u8> {
+    list.split(|byte| !byte.is_ascii_digit())
+        .filter_map(|number| std::str::from_utf8(number).ok()?.parse().ok())
+        .collect()
+}
+
 /// What a character of either base64 alphabet stands for.
 fn sextet(byte: u8) -> Option<u32> {
     Some(u32::from(match byte {
@@ -317,6 +331,8 @@ mod tests {
             hex(SECRET.as_bytes()).to_uppercase(),
             format!("x={}0", hex(SECRET.as_bytes())),
             format!("a{}", hex(SECRET.as_bytes())),
+            format!("{:?}", SECRET.as_bytes()),
+            json!({ "a": SECRET.as_bytes() }).to_string(),
             STANDARD.encode(hex(SECRET.as_bytes())),
             URL_SAFE_NO_PAD.encode(json!({ "b": STANDARD.encode(SECRET) }).to_string()),
         ] {
