@@ -13,7 +13,7 @@ mod opaque_push;
 mod snippets;
 
 /// The documents that users read.
-const DOCUMENTS: [&str; 10] = [
+const DOCUMENTS: [&str; 11] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Version};
 use push_gateway::{
@@ -453,7 +456,10 @@ impl Device {
         }
         if self.channel.way == Way::SealedPushkey {
             let app_id = self.channel.app_id();
-            self.pusher["pushkey"] = json!(seal_pushkey(gateway_key, &app_id, &self.pushkey)?);
+            let gateway_key = URL_SAFE_NO_PAD
+                .decode(gateway_key)
+                .map_err(io::Error::other)?;
+            self.pusher["pushkey"] = json!(seal_pushkey(&gateway_key, &app_id, &self.pushkey)?);
         }
         Ok(self)
     }
