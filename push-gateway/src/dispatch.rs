@@ -475,7 +475,7 @@ async fn send(gateway: &Gateway, app: &App, push: &Push, deadline: Instant) -> O
                 if status.is_some() {
                     app.set_credentials(true, now);
                 }
-                report(app, Breaker::record(permit, Health::Up, now));
+                report(app, Breaker::record(permit, Health::Up, now), None);
                 return outcome;
             }
             Outcome::Failed(failure) => failure,
@@ -490,7 +490,7 @@ async fn send(gateway: &Gateway, app: &App, push: &Push, deadline: Instant) -> O
             } else {
                 Health::Up
             };
-            report(app, Breaker::record(permit, health, now));
+            report(app, Breaker::record(permit, health, now), Some(&failure));
         }
         let wait = match failure.retry {
             Retry::Never => return failure.into(),
@@ -524,13 +524,15 @@ fn backoff(attempts: u32, fraction: f64) -> Duration {
     whole.mul_f64(0.5 + fraction / 2.0)
 }
 
-/// Logs a change of a breaker.
-fn report(app: &App, change: Option<Change>) {
+/// Logs a change of a breaker, with the failure that made it.
+fn report(app: &App, change: Option<Change>, failure: Option<&Failure>) {
     match change {
         None => {}
         Some(Change::Opened { pause }) => {
             warn!(
                 app = %app.name,
+                cause = failure.map(|failure| failure.cause.label()),
+                detail = failure.map(|failure| failure.detail.as_str()),
                 pause_seconds = pause.as_secs(),
                 "the provider is down: pushes fail at once, the homeserver is told to try again, and one push probes after the pause"
             );
@@ -568,7 +570,9 @@ fn settle(
         }
         Outcome::Failed(failure) => {
             app.metrics.failed(failure.cause);
-            if let Some(gateway) = gateway
+            // That the breaker is open was said when it opened, with the reason.
+            if failure.cause != Cause::BreakerOpen
+                && let Some(gateway) = gateway
                 && let Some(held_back) = app.failure_log.pass(gateway.clock.now())
             {
                 warn!(

@@ -105,7 +105,7 @@ impl Gateway {
             random,
             shutdown,
         } = world;
-        let metrics = Metrics::new();
+        let metrics = Metrics::new(&clock);
         let roots = Arc::new(tls::roots(&environment)?);
         let path = config.path.clone();
         let state = State::new(

@@ -11,6 +11,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use shared::{clock::Clock, process::ProcessMetrics};
+
 use crate::{
     outcome::{Cause, Rejected, Suppressed},
     provider::{Counters, Expiry},
@@ -157,8 +159,9 @@ pub enum Kind {
 impl Metrics {
     /// Registers everything, all at zero.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(clock: &Clock) -> Self {
         let mut registry = Registry::default();
+        registry.register_collector(Box::new(ProcessMetrics::new(clock)));
         let to = &mut registry;
         let requests = Family::<ByResource, Gauge>::default();
         let requests_in_flight = requests.get_or_create_owned(&ByResource {
@@ -455,12 +458,6 @@ impl Metrics {
         // Writing to a String does not fail.
         let _ = text::encode(&mut text, &self.registry);
         text
-    }
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

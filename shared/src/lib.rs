@@ -7,6 +7,7 @@ pub mod http_client;
 pub mod http_server;
 pub mod lifecycle;
 pub mod open_files;
+pub mod process;
 pub mod pseudonym;
 pub mod random;
 pub mod rate_limit;

@@ -18,7 +18,8 @@ use super::{failed, push, say};
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  nocturne check sygnal.yaml")]
 pub(crate) struct Arguments {
-    /// A folder with push-gateway.yaml in it; by default /etc/nocturne, else ./config.
+    /// A folder with push-gateway.yaml in it. Without it and without files: /etc/nocturne, else ./config,
+    /// else the file that `nocturne push` would take.
     #[arg(long, value_name = "DIR", conflicts_with = "files")]
     config_dir: Option<PathBuf>,
     /// Configurations to check.

@@ -158,11 +158,21 @@ fn explain(response: &Response, pushkey: &str) -> ExitCode {
         ),
         (StatusCode::OK, Some(_)) => (
             true,
-            "The push was taken: the provider accepted it (or the app's options say that nothing is sent for it).\n  \
+            "The push was taken: the provider accepted it, or the app's options say that nothing is sent for it (the metric nocturne_push_suppressed tells).\n  \
              What the device shows depends on its client and the app's payload mode."
                 .to_owned(),
         ),
         (StatusCode::OK, None) => (false, "200, but without a `rejected` list: is this a Matrix push gateway?".to_owned()),
+        (StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT | StatusCode::SERVICE_UNAVAILABLE, _)
+            if body.get("errcode").is_none() =>
+        {
+            (
+                false,
+                "This answer is not the gateway's, but that of a reverse proxy before it: the gateway is not running, \
+                 or the proxy does not reach it."
+                    .to_owned(),
+            )
+        }
         (StatusCode::BAD_GATEWAY, _) => (
             false,
             format!(

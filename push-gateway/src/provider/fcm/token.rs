@@ -20,7 +20,7 @@ use crate::outcome::{Cause, Failure, Retry};
 const REFRESH_BEFORE: Duration = Duration::from_mins(5);
 
 /// A token this young that FCM refuses is not refused for its age: another one would not help.
-const FRESH: Duration = Duration::from_mins(1);
+const FRESH: Duration = Duration::from_secs(10);
 
 /// What a token's lifetime is taken to be at least and at most, whatever the answer says.
 const LIFETIMES: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(24));
