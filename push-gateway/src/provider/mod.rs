@@ -26,6 +26,7 @@ mod endpoint;
 pub mod fcm;
 mod payload;
 mod renewal;
+mod standing;
 mod transport;
 pub mod unified_push;
 pub mod web_push;
