@@ -43,6 +43,8 @@ pub struct PushkeyKey {
 /// Why a sealed pushkey does not open. Closed set: it is a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CannotOpen {
+    /// The configuration has no key at all: `pushkey_keys` was lost, or never there.
+    NoKeys,
     /// Too long, not base64url, or too short to be one.
     Malformed,
     /// No key of the configuration has its key ID: it was retired.
@@ -107,11 +109,14 @@ impl PushkeyKeys {
     ///
     /// # Errors
     ///
-    /// See [`CannotOpen`]: the pushkey is to be rejected.
+    /// See [`CannotOpen`]: the pushkey is to be rejected, but for [`CannotOpen::NoKeys`].
     pub fn open(&self, app_id: &str, pushkey: &str) -> Result<Option<String>, CannotOpen> {
         let Some(sealed) = pushkey.strip_prefix(PREFIX) else {
             return Ok(None);
         };
+        if self.0.is_empty() {
+            return Err(CannotOpen::NoKeys);
+        }
         if pushkey.len() > LONGEST {
             return Err(CannotOpen::Malformed);
         }
@@ -220,6 +225,7 @@ impl CannotOpen {
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
+            Self::NoKeys => "no_keys",
             Self::Malformed => "malformed",
             Self::UnknownKey => "unknown_key",
             Self::Authentication => "authentication",
