@@ -104,12 +104,19 @@ fn warn_of_default_payload(entry: &Value<'_>, kind: Kind) {
             "messages are padded, and no name or text is in them; clients that expect Sygnal's \
              fields have to be adapted"
         }
-        // New here: nobody has a file for it from before.
-        Kind::UnifiedPush => return,
+        Kind::UnifiedPush => {
+            "devices without keys, which are all of today's, get in clear what the homeserver sent; \
+             for devices with keys it is encrypted and padded"
+        }
+    };
+    let sygnal = match kind {
+        Kind::Apns | Kind::Fcm | Kind::WebPush => "`payload: sygnal` sends what Sygnal sends; ",
+        // Sygnal has no such apps.
+        Kind::UnifiedPush => "",
     };
     entry.warning(format_args!(
-        "`payload` is not set, so it is `opaque`: {consequence}. `payload: sygnal` sends what \
-         Sygnal sends; `payload: opaque` ends this warning"
+        "`payload` is not set, so it is `opaque`: {consequence}. {sygnal}`payload: opaque` ends this \
+         warning"
     ));
 }
 

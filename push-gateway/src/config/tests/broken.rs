@@ -5,7 +5,7 @@ use shared::environment::Environment;
 use super::{super::Provider, Fixture, service_account, set_mode};
 
 /// An app without any problem, on one line.
-const GOOD: &str = "apps: {a: {type: unifiedpush}}\n";
+const GOOD: &str = "apps: {a: {type: unifiedpush, payload: opaque}}\n";
 
 /// A text with the one problem that it gives.
 type Case = (&'static str, &'static str);
@@ -590,19 +590,19 @@ fn warnings_of_apps() {
     set_mode(&open, 0o644);
     let cases: &[Case] = &[
         (
-            "  im.*: {type: unifiedpush}\n  i*p: {type: unifiedpush}\n  im.app: {type: unifiedpush}\n",
+            "  im.*: {type: unifiedpush, payload: opaque}\n  i*p: {type: unifiedpush, payload: opaque}\n  im.app: {type: unifiedpush, payload: opaque}\n",
             "f.yaml:3: apps.\"i*p\": overlaps with \"im.*\" on line 2: pushkeys of app IDs that match both are rejected",
         ),
         (
-            "  aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa: {type: unifiedpush}\n",
+            "  aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa: {type: unifiedpush, payload: opaque}\n",
             "f.yaml:2: apps.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa: this app ID has 65 characters",
         ),
         (
-            "  a: {type: unifiedpush, plyload: x}\n",
+            "  a: {type: unifiedpush, payload: opaque, plyload: x}\n",
             "f.yaml:2: apps.a.plyload: unknown key, ignored (did you mean `payload`?)",
         ),
         (
-            "  a: {type: unifiedpush, opaque: {colapse: x}}\n",
+            "  a: {type: unifiedpush, payload: opaque, opaque: {colapse: x}}\n",
             "f.yaml:2: apps.a.opaque.colapse: unknown key, ignored (did you mean `collapse`?)",
         ),
         (
@@ -610,11 +610,11 @@ fn warnings_of_apps() {
             "f.yaml:2: apps.a.opaque: has no effect with `payload: sygnal`",
         ),
         (
-            "  a: {type: unifiedpush, opaque: {key_file: DIR/open.b64}}\n",
+            "  a: {type: unifiedpush, payload: opaque, opaque: {key_file: DIR/open.b64}}\n",
             "f.yaml:2: apps.a.opaque.key_file: the file \"DIR/open.b64\": holds a key and can be read by other users, mode 0644 (chmod 600 DIR/open.b64)",
         ),
         (
-            "  a: {type: unifiedpush, allowed_endpoints: ['https://x.example/']}\n",
+            "  a: {type: unifiedpush, payload: opaque, allowed_endpoints: ['https://x.example/']}\n",
             "f.yaml:2: apps.a.allowed_endpoints[0]: \"https://x.example/\" has a `/` in it",
         ),
         (
@@ -636,6 +636,10 @@ fn warnings_of_apps() {
         (
             "  a: {type: gcm, api_version: v1, project_id: p, service_account_file: DIR/service-account.json}\n",
             "f.yaml:2: apps.a: `payload` is not set, so it is `opaque`: Google sees no room, event or sender; Element Classic Android works fully",
+        ),
+        (
+            "  a: {type: unifiedpush}\n",
+            "f.yaml:2: apps.a: `payload` is not set, so it is `opaque`: devices without keys, which are all of today's, get in clear what the homeserver sent; for devices with keys it is encrypted and padded. `payload: opaque` ends this warning",
         ),
         (
             "  a: {type: webpush, payload: wake, vapid_contact_email: 'mailto:a@b.example', vapid_private_key: DIR/vapid.pem}\n",
