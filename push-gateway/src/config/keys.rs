@@ -297,6 +297,13 @@ impl<'v, 'a> File<'v, 'a> {
     fn read(value: &'v Value<'a>) -> Option<Self> {
         let name = value.filled_text()?;
         let path = Path::new(name);
+        if looks_like_a_key(name) {
+            value.error(
+                "expected the path of a file, found what looks like the key itself (write it to a \
+                 file that only the gateway's user may read)",
+            );
+            return None;
+        }
         match Self::content(path) {
             Ok(content) => {
                 let file = Self {
@@ -375,6 +382,15 @@ impl<'v, 'a> File<'v, 'a> {
         self.value
             .warning(format_args!("the file {:?}: {text}", self.name));
     }
+}
+
+/// Whether a path is rather the text that belongs into the file. Such a text is not printed.
+fn looks_like_a_key(name: &str) -> bool {
+    const SHORTEST: usize = 32;
+    name.contains(['\n', '\r', '{'])
+        || name.contains("-----BEGIN")
+        || (decode_base64(name).is_some_and(|bytes| bytes.len() >= SHORTEST)
+            && !Path::new(name).exists())
 }
 
 /// Which kinds of PEM blocks a text has. Only known kinds are named: a damaged file could have anything

@@ -679,6 +679,60 @@ fn all_problems_are_told_at_once_in_the_order_of_the_file() {
 }
 
 #[test]
+fn a_key_in_the_place_of_its_file_is_not_printed() {
+    let fixture = Fixture::new();
+    let base64 = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let pem =
+        "|\n      -----BEGIN PRIVATE KEY-----\n      MIGHsecret\n      -----END PRIVATE KEY-----";
+    let json = "'{\"private_key\": \"MIGHsecret\"}'";
+    for (place, text) in [
+        (
+            "pushkey_keys[0]",
+            format!("pushkey_keys: [{base64}]\n{GOOD}"),
+        ),
+        (
+            "apps.a.keyfile",
+            format!(
+                "apps:\n  a:\n    type: apns\n    key_id: a\n    team_id: b\n    topic: c\n    keyfile: {pem}\n"
+            ),
+        ),
+        (
+            "apps.a.service_account_file",
+            format!(
+                "apps:\n  a:\n    type: gcm\n    api_version: v1\n    project_id: p\n    service_account_file: {json}\n"
+            ),
+        ),
+        (
+            "apps.a.vapid_private_key",
+            format!(
+                "apps:\n  a:\n    type: webpush\n    vapid_contact_email: a@b.example\n    vapid_private_key: {base64}\n"
+            ),
+        ),
+        (
+            "apps.a.opaque.key_file",
+            format!("apps:\n  a:\n    type: unifiedpush\n    opaque: {{key_file: {base64}}}\n"),
+        ),
+    ] {
+        let loaded = fixture.load(&text);
+        let [error] = &loaded.errors[..] else {
+            panic!("{place}: {:?}", loaded.errors);
+        };
+        assert!(
+            error.contains(&format!(
+                "{place}: expected the path of a file, found what looks like the key itself"
+            )),
+            "{error}"
+        );
+        for message in loaded.errors.iter().chain(&loaded.warnings) {
+            assert!(
+                !message.contains("MIGH") && !message.contains("MDEy"),
+                "{message}"
+            );
+        }
+    }
+}
+
+#[test]
 fn no_secret_is_in_any_message() {
     const SECRET: &str = "hunter2";
     let fixture = Fixture::new();
