@@ -491,7 +491,7 @@ async fn a_certificate_wins_over_a_key() {
 }
 
 #[tokio::test]
-async fn check_names_an_expired_certificate() {
+async fn an_expired_certificate_is_an_error_for_check_and_stops_no_other_app() {
     let world = World::new().await;
     let identity = world
         .stand_ins
@@ -519,7 +519,18 @@ async fn check_names_an_expired_certificate() {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-    assert!(said.to_lowercase().contains("expired"), "{said}");
+    assert!(
+        said.contains("error: ") && said.contains("EXPIRED"),
+        "{said}"
+    );
+    assert_eq!(output.status.code(), Some(1));
+
+    // the other apps go on, which is why the gateway starts all the same
+    let gateway = world
+        .gateway(json!({ APNS: app, "com.example.other": world.apns() }))
+        .await;
+    let devices = [device("com.example.other", PUSHKEY)];
+    assert_rejected(&gateway.notify(&dummy(&devices)).await, &[]);
 }
 
 #[tokio::test]

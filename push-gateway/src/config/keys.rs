@@ -109,8 +109,9 @@ pub(super) fn apns_certificate(value: &Value<'_>, now: SystemTime) -> Option<Cer
     let now = unix_seconds(now);
     let until_expiry = not_after.timestamp() - now;
     if until_expiry <= 0 {
-        file.error(format_args!(
-            "the certificate expired on {not_after} (renew it in Apple's developer account, \
+        file.failing(format_args!(
+            "the certificate EXPIRED on {not_after}: every push of this app fails until it is \
+             replaced (renew it in Apple's developer account, \
              or change to a `.p8` key, which does not expire)"
         ));
     } else if until_expiry < unix_seconds(SystemTime::UNIX_EPOCH + EXPIRES_SOON) {
@@ -376,6 +377,12 @@ impl<'v, 'a> File<'v, 'a> {
     fn error(&self, text: impl std::fmt::Display) {
         self.value
             .error(format_args!("the file {:?}: {text}", self.name));
+    }
+
+    /// What stops this app and no other.
+    fn failing(&self, text: impl std::fmt::Display) {
+        self.value
+            .failing(format_args!("the file {:?}: {text}", self.name));
     }
 
     fn warning(&self, text: impl std::fmt::Display) {

@@ -26,6 +26,8 @@ pub struct Loaded {
     pub config: Option<Config>,
     /// What should be looked at but stops nothing, in the order of the file.
     pub warnings: Vec<String>,
+    /// What makes every push of one app fail; the others go on.
+    pub failing: Vec<String>,
     /// What must be mended, all of it, in the order of the file.
     pub errors: Vec<String>,
 }
@@ -43,6 +45,7 @@ pub(super) fn finish(config: Option<Config>, diagnostics: &Diagnostics) -> Loade
     Loaded {
         config: config.filter(|_| !diagnostics.has_errors()),
         warnings: diagnostics.of(Severity::Warning),
+        failing: diagnostics.of(Severity::Failing),
         errors: diagnostics.of(Severity::Error),
     }
 }

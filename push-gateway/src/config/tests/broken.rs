@@ -247,10 +247,6 @@ fn errors_of_apns_apps() {
             "f.yaml:4: apps.a.certfile: the file \"DIR/without-uid.pem\": the certificate's subject has no UID",
         ),
         (
-            "certfile: DIR/expired.pem",
-            "f.yaml:4: apps.a.certfile: the file \"DIR/expired.pem\": the certificate expired on Dec 31",
-        ),
-        (
             "certfile: 5",
             "f.yaml:4: apps.a.certfile: found the number 5, expected text",
         ),
@@ -676,6 +672,33 @@ fn all_problems_are_told_at_once_in_the_order_of_the_file() {
         ]
     );
     assert_eq!(loaded.warnings.len(), 2);
+}
+
+#[test]
+fn an_expired_certificate_stops_its_app_alone() {
+    let fixture = Fixture::new();
+    let loaded = fixture.load(
+        "apps:\n  a: {type: apns, payload: wake, certfile: DIR/expired.pem}\n  \
+         b: {type: unifiedpush, payload: wake}\n",
+    );
+    assert_eq!(
+        loaded.config.as_ref().map(|config| config.apps.len()),
+        Some(2)
+    );
+    assert_eq!((&loaded.errors, &loaded.warnings), (&vec![], &vec![]));
+    let [failing] = &loaded.failing[..] else {
+        panic!("{:?}", loaded.failing);
+    };
+    assert!(
+        failing.starts_with("f.yaml:2: apps.a.certfile: "),
+        "{failing}"
+    );
+    assert!(
+        failing.contains("EXPIRED on Dec 31") && failing.contains("every push of this app fails"),
+        "{failing}"
+    );
+    let lines = super::super::report::lines(&loaded);
+    assert!(lines[0].starts_with("error: f.yaml:2"), "{lines:?}");
 }
 
 #[test]
