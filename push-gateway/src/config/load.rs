@@ -254,9 +254,13 @@ fn check_proxy(text: &str) -> Result<(), String> {
              (characters other than letters and digits in the password as %XX)"
         ));
     };
+    // The parser also takes `http:host`, which the HTTP client does not.
+    let begins = text
+        .get(..7)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"));
     match url.scheme() {
-        "http" if url.host_str().is_some_and(|host| !host.is_empty()) => Ok(()),
-        "http" => Err(format!("found a URL without a host, {EXPECTED}")),
+        "http" if begins && url.host_str().is_some_and(|host| !host.is_empty()) => Ok(()),
+        "http" if begins => Err(format!("found a URL without a host, {EXPECTED}")),
         scheme @ ("https" | "socks4" | "socks5" | "socks5h") => Err(format!(
             "found a URL with `{scheme}://`, {EXPECTED} \
              (connections to providers are encrypted from end to end through it)"

@@ -115,6 +115,10 @@ fn errors_outside_of_apps() {
             "f.yaml:1: proxy: found a URL that does not start with `http://`",
         ),
         (
+            "proxy: 'http:host'\n",
+            "f.yaml:1: proxy: found a URL that does not start with `http://`",
+        ),
+        (
             "proxy: 'http://user:secret@'\n",
             "f.yaml:1: proxy: found something that is not a URL",
         ),
@@ -315,6 +319,17 @@ fn errors_of_apns_apps() {
         fixture.load(&text).errors
     });
 
+    let loaded = fixture.load(
+        "apps:\n  a: {type: apns, keyfile: DIR/apns.p8, key_id: K, team_id: T, topic: \"im.äpp\\n\"}\n",
+    );
+    let [error] = &loaded.errors[..] else {
+        panic!("{:?}", loaded.errors);
+    };
+    assert!(
+        error.starts_with("f.yaml:2: apps.a.topic: found \"im.äpp"),
+        "{error}"
+    );
+
     let loaded = fixture
         .load("apps:\n  a:\n    type: apns\n    keyfile: DIR/apns.p8\n    key_id: 1234567890\n");
     assert_eq!(
@@ -341,6 +356,19 @@ fn errors_of_gcm_apps() {
     );
     let p256 = std::fs::read_to_string(fixture.path().join("apns.p8")).expect("key");
     fixture.write("ec-key.json", &service_account(&p256));
+    let loaded = fixture.load(&format!(
+        "apps:\n  a:\n    type: gcm\n    {}\n",
+        GOOD.replace(": p\n", ": my app\n")
+    ));
+    let [error] = &loaded.errors[..] else {
+        panic!("{:?}", loaded.errors);
+    };
+    assert!(
+        error.starts_with(
+            "f.yaml:5: apps.a.project_id: found \"my app\", expected the project's ID"
+        ),
+        "{error}"
+    );
     let accounts: &[Case] = &[
         (
             "none.json",
