@@ -175,7 +175,7 @@ impl Gateway {
         let refused = match read.await {
             Err(_) => vec!["a fault in the gateway while reading the configuration".to_owned()],
             Ok((loaded, roots)) => {
-                for warning in &loaded.warnings {
+                for warning in loaded.failing.iter().chain(&loaded.warnings) {
                     warn!("{warning}");
                 }
                 match (loaded.config, roots) {

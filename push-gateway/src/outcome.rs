@@ -47,8 +47,6 @@ pub enum Rejected {
     InvalidData,
     /// The pushkey is sealed and opens with none of the gateway's keys.
     Sealed,
-    /// The device's endpoint is not an address that this gateway may reach.
-    EndpointForbidden,
 }
 
 /// A push that did not get through.
@@ -189,7 +187,6 @@ impl Rejected {
             Self::WrongTopic => "wrong_topic",
             Self::InvalidData => "invalid_data",
             Self::Sealed => "sealed",
-            Self::EndpointForbidden => "endpoint_forbidden",
         }
     }
 }

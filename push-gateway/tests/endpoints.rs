@@ -14,7 +14,7 @@ use push_gateway::{
     config::{self, Glob, OpaqueOptions, PayloadMode},
     notification::{Device, Notification, Pushkey},
     opaque::Identifiers,
-    outcome::{Cause, Outcome, Rejected, Retry, Suppressed},
+    outcome::{Cause, Failure, Outcome, Rejected, Retry, Suppressed},
     provider::{
         AppContext, Attempt, Counters, Provider, Push, Shortfalls, unified_push::UnifiedPush,
         web_push::WebPush,
@@ -91,7 +91,7 @@ async fn a_subscription_for_another_vapid_key_keeps_its_pusher() {
 }
 
 #[tokio::test]
-async fn a_literal_address_that_is_not_allowed_is_rejected_before_anything_is_sent() {
+async fn a_literal_address_that_is_not_allowed_fails_before_anything_is_sent() {
     let world = World::start().await;
     let provider = world.web_push_with(&config(), AddressPolicy::default());
     let browser = world.push_service.subscribe().unwrap();
@@ -107,8 +107,18 @@ async fn a_literal_address_that_is_not_allowed_is_rejected_before_anything_is_se
         for scheme in ["http", "https"] {
             let device = at(&browser, &format!("{scheme}://{host}:{port}/push/x"));
             let outcome = world.prepare(&provider, &device).err();
-            let rejected = Outcome::Rejected(Rejected::EndpointForbidden);
-            assert_eq!(outcome, Some(rejected), "{scheme}://{host}");
+            let Some(Outcome::Failed(failure)) = outcome else {
+                panic!("{scheme}://{host}: {outcome:?}");
+            };
+            assert_eq!(
+                failure,
+                Failure::new(
+                    Cause::Refused,
+                    "denied: outbound.allow_private",
+                    Retry::Never
+                ),
+                "{scheme}://{host}"
+            );
         }
     }
     assert_eq!(world.push_service.connections().opened, 0);
@@ -123,6 +133,10 @@ async fn a_name_that_leads_to_a_denied_address_is_not_connected_to_and_not_rejec
     let device = at(&browser, &format!("https://localhost:{port}/push/x"));
     let attempt = world.push(&provider, &device).await;
     assert_eq!(failed(&attempt), (Cause::Refused, Retry::Never));
+    let Outcome::Failed(failure) = &attempt.outcome else {
+        unreachable!();
+    };
+    assert_eq!(failure.detail, "denied: outbound.allow_private");
     assert_eq!(world.push_service.connections().opened, 0);
 }
 
@@ -323,10 +337,14 @@ async fn a_pushkey_that_is_no_endpoint_is_rejected() {
     }
     let forbidden = device("http://push.example/x", json!({}));
     let outcome = world.prepare(&world.unified_push(), &forbidden).err();
+    let Some(Outcome::Failed(failure)) = outcome else {
+        panic!("it is an endpoint, if not one to be used: {outcome:?}");
+    };
     assert_eq!(
-        outcome,
-        Some(Outcome::Rejected(Rejected::EndpointForbidden))
+        (failure.cause, failure.retry),
+        (Cause::Refused, Retry::Never)
     );
+    assert!(failure.detail.starts_with("denied: http://"));
 }
 
 /// A push service and what providers are made with.

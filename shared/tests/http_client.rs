@@ -426,6 +426,21 @@ async fn a_proxy_is_asked_for_a_tunnel_without_credentials_when_there_are_none()
 }
 
 #[tokio::test]
+async fn the_scheme_of_a_proxys_url_may_be_in_capitals() {
+    let fixture = fixture().await;
+    let proxy = Proxy::start().await.expect("a proxy");
+    let client = through(&fixture, &proxy.url().replace("http:", "HTTP:"));
+    assert_eq!(
+        post(&client, &fixture.url())
+            .await
+            .expect("answered")
+            .status,
+        201
+    );
+    assert_eq!(proxy.tunnels().len(), 1);
+}
+
+#[tokio::test]
 async fn a_proxy_gets_the_credentials_of_its_url() {
     let fixture = fixture().await;
     let proxy = Proxy::start().await.expect("a proxy");

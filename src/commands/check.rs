@@ -37,7 +37,7 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
     let mut sound = true;
     for path in files {
         let loaded = config::load(&path, environment, clock.wall());
-        sound &= loaded.errors.is_empty();
+        sound &= loaded.errors.is_empty() && loaded.failing.is_empty();
         say(&mut io::stdout(), &config::report::text(&path, &loaded));
     }
     if let Err(problem) = tls::roots(environment) {

@@ -46,9 +46,12 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
     let clock = Clock::system();
     let Loaded {
         config,
-        warnings,
+        mut warnings,
+        failing,
         errors,
     } = config::load(&path, environment, clock.wall());
+    // A certificate that ran out stops its app; the gateway is there for the others.
+    warnings.splice(..0, failing);
     let Some(config) = config.filter(|_| errors.is_empty()) else {
         for problem in warnings
             .iter()

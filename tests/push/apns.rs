@@ -283,16 +283,31 @@ async fn a_passing_5xx_is_not_seen_by_the_homeserver() {
 async fn apples_words_for_dead_tokens_reject_the_pushkey() {
     let world = World::new().await;
     let gateway = plain(&world).await;
+    // a gateway that has delivered nothing yet may have the wrong platform or topic
+    assert_rejected(&gateway.notify(&fresh(dummy(&to_device()))).await, &[]);
     for (status, reason) in [
         (400, "BadDeviceToken"),
         (400, "DeviceTokenNotForTopic"),
-        (400, "TopicDisallowed"),
         (410, "Unregistered"),
+        (410, "ExpiredToken"),
     ] {
         world.stand_ins.apple.forget();
         world.stand_ins.apple.queue([Reply::apns(status, reason)]);
         let answer = gateway.notify(&fresh(dummy(&to_device()))).await;
         assert_rejected(&answer, &[PUSHKEY]);
+        assert_eq!(world.stand_ins.apple.seen_count(), 1, "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn the_wrong_platform_or_topic_deletes_no_pusher() {
+    let world = World::new().await;
+    let gateway = plain(&world).await;
+    for reason in ["BadDeviceToken", "DeviceTokenNotForTopic"] {
+        world.stand_ins.apple.forget();
+        world.stand_ins.apple.queue([Reply::apns(400, reason)]);
+        let answer = gateway.notify(&fresh(dummy(&to_device()))).await;
+        assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{reason}");
         assert_eq!(world.stand_ins.apple.seen_count(), 1, "{reason}");
     }
 }
@@ -304,6 +319,7 @@ async fn apples_other_refusals_give_502_and_reject_nobody() {
     for (status, reason) in [
         (400, "BadTopic"),
         (400, "BadExpirationDate"),
+        (400, "TopicDisallowed"),
         (403, "InvalidProviderToken"),
         (403, "BadCertificate"),
         (403, "Forbidden"),
@@ -475,7 +491,7 @@ async fn a_certificate_wins_over_a_key() {
 }
 
 #[tokio::test]
-async fn check_names_an_expired_certificate() {
+async fn an_expired_certificate_is_an_error_for_check_and_stops_no_other_app() {
     let world = World::new().await;
     let identity = world
         .stand_ins
@@ -503,7 +519,18 @@ async fn check_names_an_expired_certificate() {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-    assert!(said.to_lowercase().contains("expired"), "{said}");
+    assert!(
+        said.contains("error: ") && said.contains("EXPIRED"),
+        "{said}"
+    );
+    assert_eq!(output.status.code(), Some(1));
+
+    // the other apps go on, which is why the gateway starts all the same
+    let gateway = world
+        .gateway(json!({ APNS: app, "com.example.other": world.apns() }))
+        .await;
+    let devices = [device("com.example.other", PUSHKEY)];
+    assert_rejected(&gateway.notify(&dummy(&devices)).await, &[]);
 }
 
 #[tokio::test]

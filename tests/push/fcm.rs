@@ -368,10 +368,27 @@ async fn installation_ids_are_told_from_tokens() {
 async fn googles_words_for_dead_tokens_reject_the_pushkey() {
     let world = World::new().await;
     let gateway = plain(&world).await;
-    for (status, code) in [(404, "UNREGISTERED"), (400, "INVALID_ARGUMENT")] {
+    // a gateway that has delivered nothing yet may have the wrong project or kind of token
+    assert_rejected(&gateway.notify(&fresh(dummy(&to_device()))).await, &[]);
+    for (status, code) in [
+        (404, "UNREGISTERED"),
+        (400, "INVALID_ARGUMENT"),
+        (403, "SENDER_ID_MISMATCH"),
+    ] {
         world.stand_ins.google.queue([Reply::fcm(status, code)]);
         let answer = gateway.notify(&fresh(dummy(&to_device()))).await;
         assert_rejected(&answer, &[PUSHKEY]);
+    }
+}
+
+#[tokio::test]
+async fn the_wrong_project_or_kind_of_token_deletes_no_pusher() {
+    let world = World::new().await;
+    let gateway = plain(&world).await;
+    for (status, code) in [(400, "INVALID_ARGUMENT"), (403, "SENDER_ID_MISMATCH")] {
+        world.stand_ins.google.queue([Reply::fcm(status, code)]);
+        let answer = gateway.notify(&fresh(dummy(&to_device()))).await;
+        assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{code}");
     }
 }
 

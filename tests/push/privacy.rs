@@ -888,6 +888,20 @@ async fn without_keys_for_pushkeys_none_are_served() {
     assert_eq!(answer.json(), json!({ "keys": [] }));
 }
 
+/// A line that was lost from the configuration must not delete every pusher.
+#[tokio::test]
+async fn without_keys_for_pushkeys_a_sealed_one_is_kept() {
+    let world = World::new().await;
+    let gateway = apns(&world, json!({})).await;
+    let key = PrivateKey::generate(&X25519).unwrap();
+    let sealed = seal_pushkey(key.compute_public_key().unwrap().as_ref(), APNS, PUSHKEY).unwrap();
+    let answer = gateway
+        .notify(&fresh(event_id_only(&[device(APNS, &sealed)])))
+        .await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+    assert_eq!(world.stand_ins.apple.seen_count(), 0);
+}
+
 /// A day in the life of a gateway that logs all it can: everything goes wrong that can go wrong, and
 /// still nobody is in its log, its metrics or its error messages.
 #[tokio::test]

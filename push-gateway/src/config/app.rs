@@ -104,12 +104,19 @@ fn warn_of_default_payload(entry: &Value<'_>, kind: Kind) {
             "messages are padded, and no name or text is in them; clients that expect Sygnal's \
              fields have to be adapted"
         }
-        // New here: nobody has a file for it from before.
-        Kind::UnifiedPush => return,
+        Kind::UnifiedPush => {
+            "devices without keys, which are all of today's, get in clear what the homeserver sent; \
+             for devices with keys it is encrypted and padded"
+        }
+    };
+    let sygnal = match kind {
+        Kind::Apns | Kind::Fcm | Kind::WebPush => "`payload: sygnal` sends what Sygnal sends; ",
+        // Sygnal has no such apps.
+        Kind::UnifiedPush => "",
     };
     entry.warning(format_args!(
-        "`payload` is not set, so it is `opaque`: {consequence}. `payload: sygnal` sends what \
-         Sygnal sends; `payload: opaque` ends this warning"
+        "`payload` is not set, so it is `opaque`: {consequence}. {sygnal}`payload: opaque` ends this \
+         warning"
     ));
 }
 
@@ -219,7 +226,13 @@ fn apns_auth(section: &Section<'_>, now: SystemTime) -> Option<ApnsAuth> {
                     ));
                     return None;
                 };
-                value.filled_text().map(str::to_owned)
+                // topic: a header; key_id and team_id: in the provider token, where Apple wants the same
+                let text = value.filled_text()?;
+                if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+                    value.unexpected(format_args!("{what}, without spaces or special characters"));
+                    return None;
+                }
+                Some(text.to_owned())
             };
             let key = keys::apns_key(&keyfile);
             let key_id = text(key_id, "key_id", "the 10 characters that name the key");
@@ -249,7 +262,7 @@ fn fcm(section: &Section<'_>) -> Option<Fcm> {
     let (project_id, service_account) = if version.is_some() {
         let project_id = section
             .required("project_id", "the project's ID in the Firebase console")
-            .and_then(|value| value.filled_text());
+            .and_then(|value| project_id(&value));
         let service_account = section
             .required(
                 "service_account_file",
@@ -262,7 +275,7 @@ fn fcm(section: &Section<'_>) -> Option<Fcm> {
         let project_id = section.get("project_id");
         let service_account = section.get("service_account_file");
         (
-            project_id.and_then(|value| value.filled_text()),
+            project_id.and_then(|value| self::project_id(&value)),
             service_account.and_then(|value| keys::service_account(&value)),
         )
     };
@@ -284,13 +297,24 @@ fn fcm(section: &Section<'_>) -> Option<Fcm> {
     let send_badge_counts = flag(section, "send_badge_counts", true);
     Some(Fcm {
         endpoint: endpoint(section, FCM)?,
-        project_id: project_id?.to_owned(),
+        project_id: project_id?,
         service_account: service_account?,
         fcm_options,
         token_kind,
         max_connections,
         send_badge_counts,
     })
+}
+
+/// Google: letters, digits and hyphens, for old projects also a domain (`example.org:project`).
+fn project_id(value: &Value<'_>) -> Option<String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    let text = value.filled_text()?;
+    if !text.bytes().all(fits) {
+        value.unexpected("the project's ID in the Firebase console: letters, digits and hyphens");
+        return None;
+    }
+    Some(text.to_owned())
 }
 
 fn api_version(section: &Section<'_>) -> Option<()> {

@@ -109,8 +109,9 @@ pub(super) fn apns_certificate(value: &Value<'_>, now: SystemTime) -> Option<Cer
     let now = unix_seconds(now);
     let until_expiry = not_after.timestamp() - now;
     if until_expiry <= 0 {
-        file.error(format_args!(
-            "the certificate expired on {not_after} (renew it in Apple's developer account, \
+        file.failing(format_args!(
+            "the certificate EXPIRED on {not_after}: every push of this app fails until it is \
+             replaced (renew it in Apple's developer account, \
              or change to a `.p8` key, which does not expire)"
         ));
     } else if until_expiry < unix_seconds(SystemTime::UNIX_EPOCH + EXPIRES_SOON) {
@@ -297,6 +298,13 @@ impl<'v, 'a> File<'v, 'a> {
     fn read(value: &'v Value<'a>) -> Option<Self> {
         let name = value.filled_text()?;
         let path = Path::new(name);
+        if looks_like_a_key(name) {
+            value.error(
+                "expected the path of a file, found what looks like the key itself (write it to a \
+                 file that only the gateway's user may read)",
+            );
+            return None;
+        }
         match Self::content(path) {
             Ok(content) => {
                 let file = Self {
@@ -371,10 +379,25 @@ impl<'v, 'a> File<'v, 'a> {
             .error(format_args!("the file {:?}: {text}", self.name));
     }
 
+    /// What stops this app and no other.
+    fn failing(&self, text: impl std::fmt::Display) {
+        self.value
+            .failing(format_args!("the file {:?}: {text}", self.name));
+    }
+
     fn warning(&self, text: impl std::fmt::Display) {
         self.value
             .warning(format_args!("the file {:?}: {text}", self.name));
     }
+}
+
+/// Whether a path is rather the text that belongs into the file. Such a text is not printed.
+fn looks_like_a_key(name: &str) -> bool {
+    const SHORTEST: usize = 32;
+    name.contains(['\n', '\r', '{'])
+        || name.contains("-----BEGIN")
+        || (decode_base64(name).is_some_and(|bytes| bytes.len() >= SHORTEST)
+            && !Path::new(name).exists())
 }
 
 /// Which kinds of PEM blocks a text has. Only known kinds are named: a damaged file could have anything

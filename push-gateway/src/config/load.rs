@@ -26,6 +26,8 @@ pub struct Loaded {
     pub config: Option<Config>,
     /// What should be looked at but stops nothing, in the order of the file.
     pub warnings: Vec<String>,
+    /// What makes every push of one app fail; the others go on.
+    pub failing: Vec<String>,
     /// What must be mended, all of it, in the order of the file.
     pub errors: Vec<String>,
 }
@@ -43,6 +45,7 @@ pub(super) fn finish(config: Option<Config>, diagnostics: &Diagnostics) -> Loade
     Loaded {
         config: config.filter(|_| !diagnostics.has_errors()),
         warnings: diagnostics.of(Severity::Warning),
+        failing: diagnostics.of(Severity::Failing),
         errors: diagnostics.of(Severity::Error),
     }
 }
@@ -251,9 +254,13 @@ fn check_proxy(text: &str) -> Result<(), String> {
              (characters other than letters and digits in the password as %XX)"
         ));
     };
+    // The parser also takes `http:host`, which the HTTP client does not.
+    let begins = text
+        .get(..7)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"));
     match url.scheme() {
-        "http" if url.host_str().is_some_and(|host| !host.is_empty()) => Ok(()),
-        "http" => Err(format!("found a URL without a host, {EXPECTED}")),
+        "http" if begins && url.host_str().is_some_and(|host| !host.is_empty()) => Ok(()),
+        "http" if begins => Err(format!("found a URL without a host, {EXPECTED}")),
         scheme @ ("https" | "socks4" | "socks5" | "socks5h") => Err(format!(
             "found a URL with `{scheme}://`, {EXPECTED} \
              (connections to providers are encrypted from end to end through it)"

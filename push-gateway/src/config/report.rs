@@ -18,7 +18,7 @@ pub fn text(path: &Path, loaded: &Loaded) -> String {
     text + &format!(
         "{}: {}, {}\n",
         path.display(),
-        count(loaded.errors.len(), "error"),
+        count(loaded.errors.len() + loaded.failing.len(), "error"),
         count(loaded.warnings.len(), "warning")
     )
 }
@@ -26,7 +26,8 @@ pub fn text(path: &Path, loaded: &Loaded) -> String {
 /// Errors, warnings, then a line for each app that says what its provider gets to see.
 #[must_use]
 pub fn lines(loaded: &Loaded) -> Vec<String> {
-    let errors = loaded.errors.iter().map(|text| format!("error: {text}"));
+    let errors = loaded.errors.iter().chain(&loaded.failing);
+    let errors = errors.map(|text| format!("error: {text}"));
     let warnings = loaded
         .warnings
         .iter()

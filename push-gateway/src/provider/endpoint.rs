@@ -19,15 +19,12 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 use shared::{
     address_policy::is_public,
     clock::Clock,
-    http_client::{Error, ErrorKind, HttpClient, Origin},
+    http_client::{HttpClient, Origin},
 };
 use url::{Host, Url};
 
 use super::{Attempt, transport};
-use crate::{
-    config::Glob,
-    outcome::{Cause, Failure, Outcome, Rejected, Retry},
-};
+use crate::{config::Glob, outcome::Outcome};
 
 /// The longest endpoint that is taken. The longest in use (Windows) have about 800 bytes; UnifiedPush
 /// allows 1000.
@@ -130,10 +127,14 @@ impl Endpoint {
 
     /// The connections to the endpoint's push service, if it may be reached; connects to nothing yet.
     ///
-    /// A literal address that may not be reached will not become a better one: the pushkey is rejected.
+    /// What may not be reached fails and is not rejected: Sygnal reaches it, and whoever switches over has
+    /// to learn of it from the log and not from pushers that are gone.
     pub(super) fn connections(&self, http: &HttpClient) -> Result<Origin, Outcome> {
         if !self.has_safe_scheme() {
-            return Err(Outcome::Rejected(Rejected::EndpointForbidden));
+            return Err(transport::denied(
+                "http:// but for literal addresses of outbound.allow_private",
+            )
+            .into());
         }
         http.origin(&self.uri)
             .map_err(|error| transport::outcome(&error))
@@ -197,23 +198,11 @@ impl EndpointRequest {
                 status: Some(response.status.as_u16()),
             },
             Err(error) => Attempt {
-                outcome: without_answer(&error),
+                outcome: transport::outcome(&error),
                 status: None,
             },
         }
     }
-}
-
-/// The outcome of a request without an answer.
-///
-/// A name that leads to no permitted address is a failure and no rejection: a resolver that answers
-/// `0.0.0.0` for a while, or a split horizon that the configuration does not name yet, must not
-/// delete every pusher of a push service. It is not counted as an outage.
-fn without_answer(error: &Error) -> Outcome {
-    if error.kind == ErrorKind::Denied {
-        return Failure::new(Cause::Refused, "denied", Retry::Never).into();
-    }
-    transport::outcome(error)
 }
 
 impl OriginKey {
@@ -364,21 +353,6 @@ mod tests {
     fn the_literal_of_an_ipv6_address_ends_in_no_port() {
         assert_eq!(parse("https://[2606::1]/x").netloc, "[2606::1]");
         assert_eq!(parse("https://[2606::1]:443/x").netloc, "[2606::1]:443");
-    }
-
-    #[test]
-    fn a_name_that_leads_nowhere_permitted_costs_nobody_the_pusher() {
-        let error = Error {
-            kind: ErrorKind::Denied,
-            unprocessed: true,
-            detail: String::new(),
-        };
-        let outcome = without_answer(&error);
-        assert_eq!(
-            outcome,
-            Failure::new(Cause::Refused, "denied", Retry::Never).into()
-        );
-        assert!(!Cause::Refused.is_outage());
     }
 
     #[test]

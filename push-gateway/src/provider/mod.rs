@@ -25,6 +25,7 @@ pub mod fcm;
 mod payload;
 mod renewal;
 mod shortfall;
+mod standing;
 mod transport;
 pub mod unified_push;
 pub mod web_push;

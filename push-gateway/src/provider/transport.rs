@@ -2,7 +2,7 @@
 
 use shared::http_client::{Error, ErrorKind};
 
-use crate::outcome::{Cause, Failure, Outcome, Rejected, Retry};
+use crate::outcome::{Cause, Failure, Outcome, Retry};
 
 /// The outcome of a request without an answer, for every provider alike.
 ///
@@ -12,28 +12,23 @@ use crate::outcome::{Cause, Failure, Outcome, Rejected, Retry};
 /// | `Closed`, `Protocol`, certainly not processed | failed: `connect` | at once, on another connection |
 /// | `Closed`, `Protocol` otherwise | failed: `connect` | after back-off |
 /// | `Timeout` | failed: `timeout` | after back-off |
-/// | `Denied` | rejected: `endpoint_forbidden` | |
+/// | `Denied` | failed: `refused` | never |
 ///
 /// A push whose connection ended or whose time ran out after it was sent may have been delivered, so
 /// trying again can deliver it twice. That is the better fault: the clients drop a second push for an
 /// event that they have shown, and nothing brings back one that was lost.
+///
+/// `Denied` is an endpoint that the configuration does not permit, by its address or after DNS. That may
+/// be the configuration's fault (a push server of one's own that Sygnal reached) or the resolver's, so
+/// it costs nobody the pusher; and it is no outage.
 pub(crate) fn outcome(error: &Error) -> Outcome {
-    match error.kind {
-        ErrorKind::Denied => Outcome::Rejected(Rejected::EndpointForbidden),
-        ErrorKind::Dns
-        | ErrorKind::Connect
-        | ErrorKind::Proxy
-        | ErrorKind::Tls
-        | ErrorKind::Timeout
-        | ErrorKind::Closed
-        | ErrorKind::Protocol => failure(error).into(),
-    }
+    failure(error).into()
 }
 
-/// The same for a request that is not a push; there is no pushkey to reject then.
+/// The same for a request that is not a push.
 pub(crate) fn failure(error: &Error) -> Failure {
     let (cause, retry) = match error.kind {
-        ErrorKind::Denied => (Cause::Connect, Retry::Never),
+        ErrorKind::Denied => return denied("outbound.allow_private"),
         ErrorKind::Dns | ErrorKind::Connect | ErrorKind::Proxy | ErrorKind::Tls => {
             (Cause::Connect, Retry::Backoff)
         }
@@ -44,6 +39,11 @@ pub(crate) fn failure(error: &Error) -> Failure {
         ErrorKind::Timeout => (Cause::Timeout, Retry::Backoff),
     };
     Failure::new(cause, error.detail.as_str(), retry)
+}
+
+/// An endpoint that the gateway may not be sent to; `why` names what would permit it.
+pub(crate) fn denied(why: &str) -> Failure {
+    Failure::new(Cause::Refused, format!("denied: {why}"), Retry::Never)
 }
 
 #[cfg(test)]
@@ -96,10 +96,16 @@ mod tests {
     }
 
     #[test]
-    fn a_denied_address_rejects_the_pushkey() {
+    fn a_denied_address_costs_nobody_the_pusher() {
         assert_eq!(
             of(ErrorKind::Denied, true),
-            Outcome::Rejected(Rejected::EndpointForbidden)
+            Failure::new(
+                Cause::Refused,
+                "denied: outbound.allow_private",
+                Retry::Never
+            )
+            .into()
         );
+        assert!(!Cause::Refused.is_outage());
     }
 }

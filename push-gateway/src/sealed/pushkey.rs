@@ -54,6 +54,8 @@ pub struct SameId {
 /// Why a sealed pushkey does not open. Closed set: it is a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CannotOpen {
+    /// The configuration has no key at all: `pushkey_keys` was lost, or never there.
+    NoKeys,
     /// Too long, not base64url, or too short to be one.
     Malformed,
     /// No key of the configuration has its key ID: it was retired.
@@ -119,11 +121,14 @@ impl PushkeyKeys {
     ///
     /// # Errors
     ///
-    /// See [`CannotOpen`]: the pushkey is to be rejected.
+    /// See [`CannotOpen`]: the pushkey is to be rejected, but for [`CannotOpen::NoKeys`].
     pub fn open(&self, app_id: &str, pushkey: &str) -> Result<Option<String>, CannotOpen> {
         let Some(sealed) = pushkey.strip_prefix(PREFIX) else {
             return Ok(None);
         };
+        if self.0.is_empty() {
+            return Err(CannotOpen::NoKeys);
+        }
         if pushkey.len() > LONGEST {
             return Err(CannotOpen::Malformed);
         }
@@ -233,6 +238,7 @@ impl CannotOpen {
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
+            Self::NoKeys => "no_keys",
             Self::Malformed => "malformed",
             Self::UnknownKey => "unknown_key",
             Self::Authentication => "authentication",
@@ -243,6 +249,9 @@ impl CannotOpen {
     #[must_use]
     pub const fn explanation(self) -> &'static str {
         match self {
+            Self::NoKeys => {
+                "there is no `pushkey_keys`; the pushkey is not rejected, in case they got lost"
+            }
             Self::Malformed => "it is not what the specification describes",
             Self::UnknownKey => {
                 "no key of `pushkey_keys` is the one that it names (a key stays in the list until the last pusher \
@@ -424,7 +433,7 @@ mod tests {
         assert_eq!(retired.open(APP, &of_old), Err(CannotOpen::UnknownKey));
         assert_eq!(retired.open(APP, &of_new), Ok(Some("new".to_owned())));
         let none = PushkeyKeys::default();
-        assert_eq!(none.open(APP, &of_new), Err(CannotOpen::UnknownKey));
+        assert_eq!(none.open(APP, &of_new), Err(CannotOpen::NoKeys));
         assert_eq!(none.open(APP, TOKEN), Ok(None));
     }
 

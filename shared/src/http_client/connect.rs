@@ -143,7 +143,11 @@ impl Connector {
         let proxy = config
             .proxy
             .map(|url| {
-                if !url.expose().starts_with("http://") {
+                if !url
+                    .expose()
+                    .get(..7)
+                    .is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"))
+                {
                     return Err(Error::new(
                         ErrorKind::Proxy,
                         "the proxy's URL does not begin with http://",

@@ -7,6 +7,8 @@ use std::{cell::RefCell, collections::BTreeSet, fmt::Display};
 pub enum Severity {
     /// Should be looked at; stops nothing.
     Warning,
+    /// Stops a part of what the file describes; the rest can be used.
+    Failing,
     /// Must be mended.
     Error,
 }

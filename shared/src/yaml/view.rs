@@ -93,6 +93,12 @@ impl<'a> Value<'a> {
             .report(Severity::Warning, self.line, &self.path, text);
     }
 
+    /// Reports at this value what stops a part of the whole.
+    pub fn failing(&self, text: impl Display) {
+        self.diagnostics
+            .report(Severity::Failing, self.line, &self.path, text);
+    }
+
     /// Reports that something else than `expected` was found.
     pub fn unexpected(&self, expected: impl Display) {
         self.error(format_args!("found {}, expected {expected}", self.found()));
@@ -503,7 +509,7 @@ impl<'a> Section<'a> {
             }
             let consequence = match severity {
                 Severity::Warning => "unknown key, ignored",
-                Severity::Error => "unknown key",
+                Severity::Failing | Severity::Error => "unknown key",
             };
             let suggestion = nearest(key, asked.iter().copied())
                 .map(|known| format!(" (did you mean `{known}`?)"))

@@ -5,7 +5,7 @@ use shared::environment::Environment;
 use super::{super::Provider, Fixture, service_account, set_mode};
 
 /// An app without any problem, on one line.
-const GOOD: &str = "apps: {a: {type: unifiedpush}}\n";
+const GOOD: &str = "apps: {a: {type: unifiedpush, payload: opaque}}\n";
 
 /// A text with the one problem that it gives.
 type Case = (&'static str, &'static str);
@@ -112,6 +112,10 @@ fn errors_outside_of_apps() {
         ),
         (
             "proxy: user:secret@host\n",
+            "f.yaml:1: proxy: found a URL that does not start with `http://`",
+        ),
+        (
+            "proxy: 'http:host'\n",
             "f.yaml:1: proxy: found a URL that does not start with `http://`",
         ),
         (
@@ -282,10 +286,6 @@ fn errors_of_apns_apps() {
             "f.yaml:4: apps.a.certfile: the file \"DIR/without-uid.pem\": the certificate's subject has no UID",
         ),
         (
-            "certfile: DIR/expired.pem",
-            "f.yaml:4: apps.a.certfile: the file \"DIR/expired.pem\": the certificate expired on Dec 31",
-        ),
-        (
             "certfile: 5",
             "f.yaml:4: apps.a.certfile: found the number 5, expected text",
         ),
@@ -354,6 +354,17 @@ fn errors_of_apns_apps() {
         fixture.load(&text).errors
     });
 
+    let loaded = fixture.load(
+        "apps:\n  a: {type: apns, keyfile: DIR/apns.p8, key_id: K, team_id: T, topic: \"im.äpp\\n\"}\n",
+    );
+    let [error] = &loaded.errors[..] else {
+        panic!("{:?}", loaded.errors);
+    };
+    assert!(
+        error.starts_with("f.yaml:2: apps.a.topic: found \"im.äpp"),
+        "{error}"
+    );
+
     let loaded = fixture
         .load("apps:\n  a:\n    type: apns\n    keyfile: DIR/apns.p8\n    key_id: 1234567890\n");
     assert_eq!(
@@ -380,6 +391,19 @@ fn errors_of_gcm_apps() {
     );
     let p256 = std::fs::read_to_string(fixture.path().join("apns.p8")).expect("key");
     fixture.write("ec-key.json", &service_account(&p256));
+    let loaded = fixture.load(&format!(
+        "apps:\n  a:\n    type: gcm\n    {}\n",
+        GOOD.replace(": p\n", ": my app\n")
+    ));
+    let [error] = &loaded.errors[..] else {
+        panic!("{:?}", loaded.errors);
+    };
+    assert!(
+        error.starts_with(
+            "f.yaml:5: apps.a.project_id: found \"my app\", expected the project's ID"
+        ),
+        "{error}"
+    );
     let accounts: &[Case] = &[
         (
             "none.json",
@@ -625,19 +649,19 @@ fn warnings_of_apps() {
     set_mode(&open, 0o644);
     let cases: &[Case] = &[
         (
-            "  im.*: {type: unifiedpush}\n  i*p: {type: unifiedpush}\n  im.app: {type: unifiedpush}\n",
+            "  im.*: {type: unifiedpush, payload: opaque}\n  i*p: {type: unifiedpush, payload: opaque}\n  im.app: {type: unifiedpush, payload: opaque}\n",
             "f.yaml:3: apps.\"i*p\": overlaps with \"im.*\" on line 2: pushkeys of app IDs that match both are rejected",
         ),
         (
-            "  aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa: {type: unifiedpush}\n",
+            "  aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa: {type: unifiedpush, payload: opaque}\n",
             "f.yaml:2: apps.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa: this app ID has 65 characters",
         ),
         (
-            "  a: {type: unifiedpush, plyload: x}\n",
+            "  a: {type: unifiedpush, payload: opaque, plyload: x}\n",
             "f.yaml:2: apps.a.plyload: unknown key, ignored (did you mean `payload`?)",
         ),
         (
-            "  a: {type: unifiedpush, opaque: {colapse: x}}\n",
+            "  a: {type: unifiedpush, payload: opaque, opaque: {colapse: x}}\n",
             "f.yaml:2: apps.a.opaque.colapse: unknown key, ignored (did you mean `collapse`?)",
         ),
         (
@@ -645,11 +669,11 @@ fn warnings_of_apps() {
             "f.yaml:2: apps.a.opaque: has no effect with `payload: sygnal`",
         ),
         (
-            "  a: {type: unifiedpush, opaque: {key_file: DIR/open.b64}}\n",
+            "  a: {type: unifiedpush, payload: opaque, opaque: {key_file: DIR/open.b64}}\n",
             "f.yaml:2: apps.a.opaque.key_file: the file \"DIR/open.b64\": holds a key and can be read by other users, mode 0644 (chmod 600 DIR/open.b64)",
         ),
         (
-            "  a: {type: unifiedpush, allowed_endpoints: ['https://x.example/']}\n",
+            "  a: {type: unifiedpush, payload: opaque, allowed_endpoints: ['https://x.example/']}\n",
             "f.yaml:2: apps.a.allowed_endpoints[0]: \"https://x.example/\" has a `/` in it",
         ),
         (
@@ -671,6 +695,10 @@ fn warnings_of_apps() {
         (
             "  a: {type: gcm, api_version: v1, project_id: p, service_account_file: DIR/service-account.json}\n",
             "f.yaml:2: apps.a: `payload` is not set, so it is `opaque`: Google sees no room, event or sender; Element Classic Android works fully",
+        ),
+        (
+            "  a: {type: unifiedpush}\n",
+            "f.yaml:2: apps.a: `payload` is not set, so it is `opaque`: devices without keys, which are all of today's, get in clear what the homeserver sent; for devices with keys it is encrypted and padded. `payload: opaque` ends this warning",
         ),
         (
             "  a: {type: webpush, payload: wake, vapid_contact_email: 'mailto:a@b.example', vapid_private_key: DIR/vapid.pem}\n",
@@ -707,6 +735,87 @@ fn all_problems_are_told_at_once_in_the_order_of_the_file() {
         ]
     );
     assert_eq!(loaded.warnings.len(), 2);
+}
+
+#[test]
+fn an_expired_certificate_stops_its_app_alone() {
+    let fixture = Fixture::new();
+    let loaded = fixture.load(
+        "apps:\n  a: {type: apns, payload: wake, certfile: DIR/expired.pem}\n  \
+         b: {type: unifiedpush, payload: wake}\n",
+    );
+    assert_eq!(
+        loaded.config.as_ref().map(|config| config.apps.len()),
+        Some(2)
+    );
+    assert_eq!((&loaded.errors, &loaded.warnings), (&vec![], &vec![]));
+    let [failing] = &loaded.failing[..] else {
+        panic!("{:?}", loaded.failing);
+    };
+    assert!(
+        failing.starts_with("f.yaml:2: apps.a.certfile: "),
+        "{failing}"
+    );
+    assert!(
+        failing.contains("EXPIRED on Dec 31") && failing.contains("every push of this app fails"),
+        "{failing}"
+    );
+    let lines = super::super::report::lines(&loaded);
+    assert!(lines[0].starts_with("error: f.yaml:2"), "{lines:?}");
+}
+
+#[test]
+fn a_key_in_the_place_of_its_file_is_not_printed() {
+    let fixture = Fixture::new();
+    let base64 = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let pem =
+        "|\n      -----BEGIN PRIVATE KEY-----\n      MIGHsecret\n      -----END PRIVATE KEY-----";
+    let json = "'{\"private_key\": \"MIGHsecret\"}'";
+    for (place, text) in [
+        (
+            "pushkey_keys[0]",
+            format!("pushkey_keys: [{base64}]\n{GOOD}"),
+        ),
+        (
+            "apps.a.keyfile",
+            format!(
+                "apps:\n  a:\n    type: apns\n    key_id: a\n    team_id: b\n    topic: c\n    keyfile: {pem}\n"
+            ),
+        ),
+        (
+            "apps.a.service_account_file",
+            format!(
+                "apps:\n  a:\n    type: gcm\n    api_version: v1\n    project_id: p\n    service_account_file: {json}\n"
+            ),
+        ),
+        (
+            "apps.a.vapid_private_key",
+            format!(
+                "apps:\n  a:\n    type: webpush\n    vapid_contact_email: a@b.example\n    vapid_private_key: {base64}\n"
+            ),
+        ),
+        (
+            "apps.a.opaque.key_file",
+            format!("apps:\n  a:\n    type: unifiedpush\n    opaque: {{key_file: {base64}}}\n"),
+        ),
+    ] {
+        let loaded = fixture.load(&text);
+        let [error] = &loaded.errors[..] else {
+            panic!("{place}: {:?}", loaded.errors);
+        };
+        assert!(
+            error.contains(&format!(
+                "{place}: expected the path of a file, found what looks like the key itself"
+            )),
+            "{error}"
+        );
+        for message in loaded.errors.iter().chain(&loaded.warnings) {
+            assert!(
+                !message.contains("MIGH") && !message.contains("MDEy"),
+                "{message}"
+            );
+        }
+    }
 }
 
 #[test]

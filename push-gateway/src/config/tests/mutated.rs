@@ -59,7 +59,11 @@ proptest! {
 fn a_file_full_of_problems_is_read_whole() {
     let mut text = String::from("apps:\n");
     for index in 0..5_000 {
-        writeln!(text, "  a{index}: {{type: unifiedpush, k{index}: 1}}").expect("text");
+        writeln!(
+            text,
+            "  a{index}: {{type: unifiedpush, payload: wake, k{index}: 1}}"
+        )
+        .expect("text");
     }
     for index in 0..5_000 {
         writeln!(text, "k{index}: 1").expect("text");

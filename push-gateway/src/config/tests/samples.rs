@@ -277,7 +277,7 @@ fn the_report_says_what_each_provider_sees() {
         "apps:\n\
          \x20 im.example.ios: {type: apns, payload: opaque, certfile: DIR/apns.pem}\n\
          \x20 up: {type: unifiedpush, payload: wake, plyload: 1}\n\
-         \x20 up.*: {type: unifiedpush, opaque: {collapse: room, badge_pushes: true}}\n",
+         \x20 up.*: {type: unifiedpush, payload: opaque, opaque: {collapse: room, badge_pushes: true}}\n",
     );
     assert_eq!(
         report::lines(&loaded),

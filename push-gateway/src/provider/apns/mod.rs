@@ -27,7 +27,7 @@ use self::{
     request::Template,
     token::{ProviderToken, SigningFailed, Token},
 };
-use super::{AppContext, Attempt, Expiry, renewal::renew_if_asked, transport};
+use super::{AppContext, Attempt, Expiry, renewal::renew_if_asked, standing, transport};
 use crate::{
     config::{self, ApnsAuth},
     notification::{Device, Notification},
@@ -43,6 +43,7 @@ pub struct Apns {
     request_timeout: Duration,
     clock: Clock,
     random: Random,
+    record: standing::Record,
 }
 
 enum Auth {
@@ -103,6 +104,7 @@ impl Apns {
             request_timeout,
             clock,
             random,
+            record: standing::Record::default(),
         })
     }
 
@@ -163,8 +165,10 @@ impl Apns {
             &answer.headers,
             &answer.body,
             push.pushkey_ts,
+            self.record.standing(),
             self.clock.wall(),
         );
+        self.record.learn(&outcome);
         Attempt {
             outcome: renew_if_asked(outcome, || self.renew(token.as_ref())),
             status: Some(answer.status.as_u16()),

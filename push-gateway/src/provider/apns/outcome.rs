@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     outcome::{Cause, Failure, Outcome, Rejected, Retry},
-    provider::detail::detail,
+    provider::{detail::detail, standing::Standing},
     retry_after::retry_after,
 };
 
@@ -19,19 +19,25 @@ use crate::{
 /// | status | reason | outcome | tried again by the gateway |
 /// |---|---|---|---|
 /// | 200 | | delivered | |
-/// | 400 | `BadDeviceToken` | rejected: `invalid_token` | |
-/// | 400 | `DeviceTokenNotForTopic`, `TopicDisallowed` | rejected: `wrong_topic` | |
-/// | 400 | `BadCertificate*` | failed: `credentials` | never |
+/// | 400 | `BadDeviceToken`, app proven | rejected: `invalid_token` | |
+/// | 400 | `DeviceTokenNotForTopic`, app proven | rejected: `wrong_topic` | |
+/// | 400 | `BadDeviceToken`, `DeviceTokenNotForTopic`, app not proven | failed: `refused` | never |
+/// | 400 | `TopicDisallowed`, `BadCertificate*` | failed: `credentials` | never |
 /// | 400 | any other | failed: `refused` | never |
 /// | 403 | `ExpiredProviderToken` | failed: `credentials` | at once, if the provider token may be renewed, else never |
 /// | 403 | any other | failed: `credentials` | never |
-/// | 410 | any, `timestamp` absent or not before `pushkey_ts` | rejected: `unregistered` | |
-/// | 410 | any, `timestamp` before `pushkey_ts` | failed: `refused` | never |
+/// | 410 | `Unregistered`, `ExpiredToken`, `timestamp` absent or not before `pushkey_ts` | rejected: `unregistered` | |
+/// | 410 | `Unregistered`, `ExpiredToken`, `timestamp` before `pushkey_ts` | failed: `refused` | never |
+/// | 410 | any other | failed: `refused` | never |
 /// | 413 | any | failed: `too_large` | never |
 /// | 429 | `TooManyRequests`, `TooManyProviderTokenUpdates`, any other | failed: `throttled` | never |
 /// | 5xx | any | failed: `provider_error` | after `Retry-After`, else after back-off |
 /// | other | any | failed: `refused` | never |
 ///
+/// - **Proven.** `BadDeviceToken` is also what every token gets at the wrong `platform`, and
+///   `DeviceTokenNotForTopic` with the wrong `topic`: see [`Standing`]. Later tries of the homeserver
+///   either get through, once the configuration is mended, or find the app proven and are rejected.
+///   `TopicDisallowed` is about certificate and topic, never about the token.
 /// - **410 and `pushkey_ts`.** `timestamp` is when Apple last knew the token to be dead. A client that
 ///   registered its pusher after that says that the token lives, and rejecting would make the homeserver
 ///   delete a pusher that is newer than the news. So it is a failure; as the same answer is certain
@@ -46,6 +52,7 @@ pub(super) fn outcome(
     headers: &HeaderMap,
     body: &[u8],
     pushkey_ts: Option<i64>,
+    standing: Standing,
     now: SystemTime,
 ) -> Outcome {
     if status.is_success() {
@@ -54,20 +61,23 @@ pub(super) fn outcome(
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let reason = body.get("reason").and_then(Value::as_str);
     let failure = |cause, retry| Failure::new(cause, detail(status, reason), retry).into();
+    let suspect = |reason| match standing {
+        Standing::Proven => Outcome::Rejected(reason),
+        Standing::Unproven => failure(Cause::Refused, Retry::Never),
+    };
     match (status.as_u16(), reason) {
-        (400, Some("BadDeviceToken")) => Outcome::Rejected(Rejected::InvalidToken),
-        (400, Some("DeviceTokenNotForTopic" | "TopicDisallowed")) => {
-            Outcome::Rejected(Rejected::WrongTopic)
-        }
-        (400, Some("BadCertificate" | "BadCertificateEnvironment")) => {
+        (400, Some("BadDeviceToken")) => suspect(Rejected::InvalidToken),
+        (400, Some("DeviceTokenNotForTopic")) => suspect(Rejected::WrongTopic),
+        (400, Some("TopicDisallowed" | "BadCertificate" | "BadCertificateEnvironment")) => {
             failure(Cause::Credentials, Retry::Never)
         }
         (403, Some("ExpiredProviderToken")) => failure(Cause::Credentials, Retry::Now),
         (403, _) => failure(Cause::Credentials, Retry::Never),
-        (410, _) if registered_since(&body, pushkey_ts, now) => {
-            failure(Cause::Refused, Retry::Never)
+        (410, Some("Unregistered" | "ExpiredToken"))
+            if !registered_since(&body, pushkey_ts, now) =>
+        {
+            Outcome::Rejected(Rejected::Unregistered)
         }
-        (410, _) => Outcome::Rejected(Rejected::Unregistered),
         (413, _) => failure(Cause::TooLarge, Retry::Never),
         (429, _) => failure(Cause::Throttled, Retry::Never),
         (500..=599, _) => failure(
@@ -108,11 +118,16 @@ mod tests {
     const NOW_I64: i64 = NOW.cast_signed();
 
     fn answer(status: u16, body: &str, pushkey_ts: Option<i64>) -> Outcome {
+        answer_to(Standing::Proven, status, body, pushkey_ts)
+    }
+
+    fn answer_to(standing: Standing, status: u16, body: &str, pushkey_ts: Option<i64>) -> Outcome {
         outcome(
             StatusCode::from_u16(status).expect("a status"),
             &HeaderMap::new(),
             body.as_bytes(),
             pushkey_ts,
+            standing,
             UNIX_EPOCH + Duration::from_secs(NOW),
         )
     }
@@ -137,23 +152,42 @@ mod tests {
             reason(400, "BadDeviceToken"),
             Outcome::Rejected(Rejected::InvalidToken)
         );
-        for word in ["DeviceTokenNotForTopic", "TopicDisallowed"] {
+        assert_eq!(
+            reason(400, "DeviceTokenNotForTopic"),
+            Outcome::Rejected(Rejected::WrongTopic)
+        );
+        for standing in [Standing::Proven, Standing::Unproven] {
+            for word in ["Unregistered", "ExpiredToken"] {
+                let body = format!(r#"{{"reason":"{word}"}}"#);
+                assert_eq!(
+                    answer_to(standing, 410, &body, None),
+                    Outcome::Rejected(Rejected::Unregistered),
+                    "{word}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_wrong_configuration_gives_every_token_rejects_none_until_one_push_was_taken() {
+        for word in ["BadDeviceToken", "DeviceTokenNotForTopic"] {
+            let body = format!(r#"{{"reason":"{word}"}}"#);
             assert_eq!(
-                reason(400, word),
-                Outcome::Rejected(Rejected::WrongTopic),
-                "{word}"
+                answer_to(Standing::Unproven, 400, &body, None),
+                failed(Cause::Refused, &format!("400 {word}"), Retry::Never)
             );
         }
-        for word in ["Unregistered", "ExpiredToken", "SomethingNew"] {
-            assert_eq!(
-                reason(410, word),
-                Outcome::Rejected(Rejected::Unregistered),
-                "{word}"
-            );
-        }
+    }
+
+    #[test]
+    fn a_410_for_another_reason_or_for_none_rejects_nobody() {
+        assert_eq!(
+            reason(410, "SomethingNew"),
+            failed(Cause::Refused, "410 SomethingNew", Retry::Never)
+        );
         assert_eq!(
             answer(410, "", None),
-            Outcome::Rejected(Rejected::Unregistered)
+            failed(Cause::Refused, "410", Retry::Never)
         );
     }
 
@@ -222,7 +256,11 @@ mod tests {
                 failed(Cause::Credentials, &format!("403 {word}"), Retry::Never)
             );
         }
-        for word in ["BadCertificate", "BadCertificateEnvironment"] {
+        for word in [
+            "BadCertificate",
+            "BadCertificateEnvironment",
+            "TopicDisallowed",
+        ] {
             assert_eq!(
                 reason(400, word),
                 failed(Cause::Credentials, &format!("400 {word}"), Retry::Never)
@@ -272,6 +310,7 @@ mod tests {
                 &headers,
                 b"",
                 None,
+                Standing::Proven,
                 UNIX_EPOCH
             ),
             failed(
@@ -363,7 +402,7 @@ mod tests {
             seconds in 0..u64::MAX >> 1,
         ) {
             let now = UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(UNIX_EPOCH);
-            assert_harmless(&outcome(status, &headers, &body, pushkey_ts, now));
+            assert_harmless(&outcome(status, &headers, &body, pushkey_ts, Standing::Proven, now));
         }
     }
 }

@@ -9,10 +9,7 @@ mod payload;
 mod token;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -32,11 +29,11 @@ use self::{
     payload::PayloadOptions,
     token::{AccessToken, AccessTokens},
 };
-use super::{AppContext, Attempt, renewal::renew_if_asked, transport};
+use super::{AppContext, Attempt, renewal::renew_if_asked, standing, transport};
 use crate::{
     config,
     notification::{Device, Notification},
-    outcome::{Cause, Failure, Outcome, Rejected, Retry},
+    outcome::{Outcome, Rejected},
 };
 
 /// The longest registration token or installation ID that is passed on. Those in use have less than 300
@@ -54,8 +51,7 @@ pub struct Fcm {
     payload_options: PayloadOptions,
     request_timeout: Duration,
     clock: Clock,
-    /// Whether Google has taken any push of this app: its project and credentials fit its tokens.
-    proven: AtomicBool,
+    record: standing::Record,
 }
 
 /// A request made ready for one device.
@@ -104,7 +100,7 @@ impl Fcm {
             payload_options: PayloadOptions::from(config),
             request_timeout,
             clock,
-            proven: AtomicBool::new(false),
+            record: standing::Record::default(),
         })
     }
 
@@ -151,20 +147,10 @@ impl Fcm {
             answer.status,
             &answer.headers,
             &answer.body,
+            self.record.standing(),
             self.clock.wall(),
         );
-        let outcome = match outcome {
-            Outcome::Delivered => {
-                self.proven.store(true, Ordering::Relaxed);
-                Outcome::Delivered
-            }
-            // Until one push was taken, the mismatch may as well be the service account's, and rejecting
-            // would delete every pusher of the app.
-            Outcome::Rejected(Rejected::WrongTopic) if !self.proven.load(Ordering::Relaxed) => {
-                Failure::new(Cause::Credentials, "403 SENDER_ID_MISMATCH", Retry::Never).into()
-            }
-            Outcome::Rejected(_) | Outcome::Failed(_) | Outcome::Suppressed(_) => outcome,
-        };
+        self.record.learn(&outcome);
         Attempt {
             outcome: renew_if_asked(outcome, || self.tokens.renew(&token)),
             status: Some(answer.status.as_u16()),

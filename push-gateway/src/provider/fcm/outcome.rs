@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     outcome::{Cause, Failure, Outcome, Rejected, Retry},
-    provider::detail::detail,
+    provider::{detail::detail, standing::Standing},
     retry_after::retry_after,
 };
 
@@ -23,11 +23,12 @@ const QUOTA_DELAY: Duration = Duration::from_mins(1);
 /// | status | code | outcome | tried again by the gateway |
 /// |---|---|---|---|
 /// | 200 | | delivered | |
-/// | 400 | `INVALID_ARGUMENT` that names the registration token | rejected: `invalid_token` | |
+/// | 400 | `INVALID_ARGUMENT` that names the registration token, app proven | rejected: `invalid_token` | |
 /// | 400 | any other | failed: `refused` | never |
-/// | 401 | `THIRD_PARTY_AUTH_ERROR` | failed: `credentials` | never |
+/// | 401 | `THIRD_PARTY_AUTH_ERROR` | failed: `refused` | never |
 /// | 401 | any other | failed: `credentials` | at once, if the access token may be fetched anew, else never |
-/// | 403 | `SENDER_ID_MISMATCH` | rejected: `wrong_topic` | |
+/// | 403 | `SENDER_ID_MISMATCH`, app proven | rejected: `wrong_topic` | |
+/// | 403 | `SENDER_ID_MISMATCH`, app not proven | failed: `refused` | never |
 /// | 403 | any other | failed: `credentials` | never |
 /// | 404 | `UNREGISTERED` | rejected: `unregistered` | |
 /// | 404 | any other | failed: `credentials` | never |
@@ -40,19 +41,23 @@ const QUOTA_DELAY: Duration = Duration::from_mins(1);
 /// - **400 that names the token**: a field violation at `message.token` or `message.fid`, or the message
 ///   "The registration token is not a valid FCM registration token". Google answers so for tokens that
 ///   never were any and gives no code of its own; every other `INVALID_ARGUMENT` is about the payload
-///   and must not cost the user their pusher.
+///   and must not cost the user their pusher. With the wrong `token_kind` every token gets it: until the
+///   app is proven (see [`Standing`]) it is a failure.
 /// - **`SENDER_ID_MISMATCH`**: the token was made for another Firebase project. Google: "If you switch
 ///   to a different sender, the existing registration tokens won't work." No later try can succeed, so
-///   the homeserver is told, as Sygnal does for the same error of the legacy API.
+///   the homeserver is told, as Sygnal does for the same error of the legacy API; but the other project
+///   may be the service account's, so not until the app is proven.
 /// - **404 without `UNREGISTERED`** says that the URL names nothing: a wrong project ID or endpoint.
 ///   That is the operator's to mend; rejecting here would delete every pusher of the app at once.
 /// - **`THIRD_PARTY_AUTH_ERROR`**: the APNs key or the Web Push key that the Firebase project holds is
-///   bad; a new access token changes nothing.
+///   bad; a new access token changes nothing. The gateway's own credentials are in order, and so are the
+///   pushes to all other platforms of the project.
 /// - The body is read leniently: without a code the status alone decides.
 pub(super) fn outcome(
     status: StatusCode,
     headers: &HeaderMap,
     body: &[u8],
+    standing: Standing,
     now: SystemTime,
 ) -> Outcome {
     if status.is_success() {
@@ -63,11 +68,15 @@ pub(super) fn outcome(
     let code = fcm_code(error);
     let reason = code.or_else(|| error["status"].as_str());
     let failure = |cause, retry| Failure::new(cause, detail(status, reason), retry).into();
+    let suspect = |reason| match standing {
+        Standing::Proven => Outcome::Rejected(reason),
+        Standing::Unproven => failure(Cause::Refused, Retry::Never),
+    };
     match (status.as_u16(), code) {
-        (400, _) if names_the_token(error) => Outcome::Rejected(Rejected::InvalidToken),
-        (401, Some("THIRD_PARTY_AUTH_ERROR")) => failure(Cause::Credentials, Retry::Never),
+        (400, _) if names_the_token(error) => suspect(Rejected::InvalidToken),
+        (401, Some("THIRD_PARTY_AUTH_ERROR")) => failure(Cause::Refused, Retry::Never),
         (401, _) => failure(Cause::Credentials, Retry::Now),
-        (403, Some("SENDER_ID_MISMATCH")) => Outcome::Rejected(Rejected::WrongTopic),
+        (403, Some("SENDER_ID_MISMATCH")) => suspect(Rejected::WrongTopic),
         (404, Some("UNREGISTERED")) => Outcome::Rejected(Rejected::Unregistered),
         (403 | 404, _) => failure(Cause::Credentials, Retry::Never),
         (413, _) => failure(Cause::TooLarge, Retry::Never),
@@ -131,6 +140,15 @@ mod tests {
     use crate::provider::answers::{any_answer, assert_harmless};
 
     fn answer(status: u16, retry_after: Option<&str>, body: &[u8]) -> Outcome {
+        answer_to(Standing::Proven, status, retry_after, body)
+    }
+
+    fn answer_to(
+        standing: Standing,
+        status: u16,
+        retry_after: Option<&str>,
+        body: &[u8],
+    ) -> Outcome {
         let mut headers = HeaderMap::new();
         if let Some(value) = retry_after {
             headers.insert(RETRY_AFTER, value.parse().expect("a value"));
@@ -139,12 +157,17 @@ mod tests {
             StatusCode::from_u16(status).expect("a status"),
             &headers,
             body,
+            standing,
             // Sun, 06 Nov 1994 08:49:37 GMT
             UNIX_EPOCH + Duration::from_secs(784_111_777),
         )
     }
 
     fn fcm_error(status: u16, canonical: &str, code: &str) -> Outcome {
+        fcm_error_to(Standing::Proven, status, canonical, code)
+    }
+
+    fn fcm_error_to(standing: Standing, status: u16, canonical: &str, code: &str) -> Outcome {
         let body = json!({"error": {
             "code": status,
             "message": "Words.",
@@ -154,7 +177,7 @@ mod tests {
                 {"@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": code},
             ],
         }});
-        answer(status, None, body.to_string().as_bytes())
+        answer_to(standing, status, None, body.to_string().as_bytes())
     }
 
     fn plain_error(status: u16, canonical: &str) -> Outcome {
@@ -177,10 +200,36 @@ mod tests {
 
     #[test]
     fn an_unregistered_token_is_rejected() {
+        for standing in [Standing::Proven, Standing::Unproven] {
+            assert_eq!(
+                fcm_error_to(standing, 404, "NOT_FOUND", "UNREGISTERED"),
+                Outcome::Rejected(Rejected::Unregistered)
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_wrong_configuration_gives_every_token_rejects_none_until_one_push_was_taken() {
         assert_eq!(
-            fcm_error(404, "NOT_FOUND", "UNREGISTERED"),
-            Outcome::Rejected(Rejected::Unregistered)
+            fcm_error_to(
+                Standing::Unproven,
+                403,
+                "PERMISSION_DENIED",
+                "SENDER_ID_MISMATCH"
+            ),
+            failed(Cause::Refused, "403 SENDER_ID_MISMATCH", Retry::Never)
         );
+        for field in ["message.token", "message.fid"] {
+            let body = json!({"error": {
+                "status": "INVALID_ARGUMENT",
+                "details": [{"fieldViolations": [{"field": field}]}],
+            }});
+            assert_eq!(
+                answer_to(Standing::Unproven, 400, None, body.to_string().as_bytes()),
+                failed(Cause::Refused, "400 INVALID_ARGUMENT", Retry::Never),
+                "{field}"
+            );
+        }
     }
 
     #[test]
@@ -279,11 +328,7 @@ mod tests {
         );
         assert_eq!(
             fcm_error(401, "UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR"),
-            failed(
-                Cause::Credentials,
-                "401 THIRD_PARTY_AUTH_ERROR",
-                Retry::Never
-            )
+            failed(Cause::Refused, "401 THIRD_PARTY_AUTH_ERROR", Retry::Never)
         );
     }
 
@@ -372,7 +417,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_answer_is_too_odd((status, headers, body) in any_answer()) {
-            assert_harmless(&outcome(status, &headers, &body, UNIX_EPOCH + Duration::from_secs(784_111_777)));
+            assert_harmless(&outcome(status, &headers, &body, Standing::Proven, UNIX_EPOCH + Duration::from_secs(784_111_777)));
         }
     }
 }
