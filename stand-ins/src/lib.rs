@@ -20,7 +20,6 @@ mod keys;
 mod opaque_push;
 mod proxy;
 mod push_service;
-mod pushkey;
 mod reply;
 mod server;
 mod support;
@@ -41,7 +40,6 @@ pub use keys::{ApnsKey, ServiceAccount, VapidKey};
 pub use opaque_push::{TagSecret, seal_pushkey};
 pub use proxy::{Proxy, Tunnel};
 pub use push_service::{PushService, Subscription};
-pub use pushkey::seal_pushkey;
 pub use reply::{Reply, Then};
 pub use server::{Connections, Seen, Server};
 
