@@ -27,7 +27,7 @@ use self::{
 };
 use crate::{
     harness::{APNS, FCM, Gateway, Options, PATIENCE, UP, WEB, World, changed, fresh, merged},
-    privacy::served_key,
+    privacy::{key_id, served_key},
 };
 
 const PEOPLE: usize = 12;
@@ -244,7 +244,7 @@ async fn expose(dice: &Dice, hidden: &mut Hidden, loud: &Value, notifications: u
         for (place, (kind, app_id, _)) in APPS.into_iter().enumerate() {
             for device in 0..DEVICES {
                 let keys = [Keys::None, Keys::Tags, Keys::Blob][(person + place + device) % 3];
-                let sealed_to = ((person / 3 + device) % 2 == 0).then_some(&key[..]);
+                let sealed_to = ((person / 3 + device) % 2 == 0).then_some(&*key);
                 let registration = register(
                     (dice, &mut *hidden),
                     push_service,
@@ -263,7 +263,7 @@ async fn expose(dice: &Dice, hidden: &mut Hidden, loud: &Value, notifications: u
         .map(|registration| (registration.target.clone(), Arc::clone(registration)))
         .collect();
 
-    let key_id = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &key).as_ref()[0];
+    let key_id = key_id(&key);
     let mut requests = Vec::new();
     for number in 0..notifications {
         let of_person = &registrations[dice.below(PEOPLE)];
@@ -316,7 +316,7 @@ async fn expose(dice: &Dice, hidden: &mut Hidden, loud: &Value, notifications: u
     }
 }
 
-async fn gateway(world: &World, loud: &Value) -> (Gateway, Vec<u8>) {
+async fn gateway(world: &World, loud: &Value) -> (Gateway, String) {
     let apps = APPS.map(|(kind, app_id, mode)| {
         let mut app = match kind {
             Kind::Apns => world.apns(),

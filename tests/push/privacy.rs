@@ -688,16 +688,20 @@ async fn jitter_answers_first_and_rejects_later() {
 }
 
 /// The newest public key that the gateway gives out.
-pub(crate) async fn served_key(gateway: &Gateway) -> Vec<u8> {
+pub(crate) async fn served_key(gateway: &Gateway) -> String {
     let keys = gateway.get("/_nocturne/v1/keys").await;
     assert_eq!(keys.status, StatusCode::OK);
     let listed = &keys.json()["keys"][0];
     assert_eq!(listed["alg"], "x25519");
-    let public = URL_SAFE_NO_PAD
-        .decode(listed["key"].as_str().unwrap())
-        .unwrap();
-    assert_eq!(listed["id"], digest(&SHA256, &public).as_ref()[0]);
-    public
+    let public = listed["key"].as_str().unwrap();
+    assert_eq!(listed["id"], key_id(public));
+    public.to_owned()
+}
+
+/// The key ID of a public key: the first byte of its hash.
+pub(crate) fn key_id(public: &str) -> u8 {
+    let public = URL_SAFE_NO_PAD.decode(public).unwrap();
+    digest(&SHA256, &public).as_ref()[0]
 }
 
 #[tokio::test]
@@ -737,7 +741,10 @@ async fn sealed_pushkeys_are_opened_here_and_echoed_as_they_came() {
     let of_other_app = seal_pushkey(&public, "com.example.other", PUSHKEY).unwrap();
     let of_other_key = {
         let other = PrivateKey::generate(&X25519).unwrap();
-        seal_pushkey(other.compute_public_key().unwrap().as_ref(), APNS, PUSHKEY).unwrap()
+        {
+            let public = other.compute_public_key().unwrap();
+            seal_pushkey(&URL_SAFE_NO_PAD.encode(public), APNS, PUSHKEY).unwrap()
+        }
     };
     let mut changed = sealed.clone();
     changed.pop();

@@ -138,7 +138,7 @@ pub(super) fn register(
     push_service: &PushService,
     (kind, app_id, keys): (Kind, &str, Keys),
     person: usize,
-    sealed_to: Option<&[u8]>,
+    sealed_to: Option<&str>,
 ) -> Registration {
     let mut data = Map::new();
     let (token, target) = match kind {
