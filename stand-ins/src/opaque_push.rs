@@ -62,14 +62,14 @@ impl fmt::Debug for TagSecret {
     }
 }
 
-/// Seals a device token to a gateway's public key (32 bytes), for one app: what the
+/// Seals a device token to a gateway's public key (base64url, as it is served), for one app: what the
 /// app registers as its pushkey.
 ///
 /// # Errors
 ///
 /// The key is not one, or the token is too long.
-pub fn seal_pushkey(public: &[u8], app_id: &str, token: &str) -> io::Result<String> {
-    let key = public.to_vec();
+pub fn seal_pushkey(gateway_key: &str, app_id: &str, token: &str) -> io::Result<String> {
+    let key = from_base64url(gateway_key).ok_or_else(|| other("the key is not base64url"))?;
     let length = u16::try_from(token.len()).map_err(other)?;
     let mut plain = [&length.to_be_bytes(), token.as_bytes()].concat();
     if plain.len() > PADDED {
@@ -112,13 +112,13 @@ mod tests {
 
     #[test]
     fn a_sealed_pushkey_fits_and_is_never_the_same() {
-        let key = random::<32>();
+        let key = base64url(&random::<32>());
         let seal = |token: &str| seal_pushkey(&key, "org.example.app", token);
         let (one, another) = (seal("token").unwrap(), seal("token").unwrap());
         assert!(one.starts_with("nk1.") && one.len() == 411, "{one}");
         assert_ne!(one, another);
         assert_eq!(seal(&"x".repeat(254)).unwrap().len(), 411);
         assert!(seal(&"x".repeat(255)).is_err());
-        assert!(seal_pushkey(b"!", "org.example.app", "token").is_err());
+        assert!(seal_pushkey("!", "org.example.app", "token").is_err());
     }
 }

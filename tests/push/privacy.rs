@@ -901,7 +901,12 @@ async fn without_keys_for_pushkeys_a_sealed_one_is_kept() {
     let world = World::new().await;
     let gateway = apns(&world, json!({})).await;
     let key = PrivateKey::generate(&X25519).unwrap();
-    let sealed = seal_pushkey(key.compute_public_key().unwrap().as_ref(), APNS, PUSHKEY).unwrap();
+    let sealed = seal_pushkey(
+        &URL_SAFE_NO_PAD.encode(key.compute_public_key().unwrap()),
+        APNS,
+        PUSHKEY,
+    )
+    .unwrap();
     let answer = gateway
         .notify(&fresh(event_id_only(&[device(APNS, &sealed)])))
         .await;

@@ -7,10 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{
-    Engine as _,
-    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
-};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Version};
 use push_gateway::{
@@ -456,10 +453,7 @@ impl Device {
         }
         if self.channel.way == Way::SealedPushkey {
             let app_id = self.channel.app_id();
-            let gateway_key = URL_SAFE_NO_PAD
-                .decode(gateway_key)
-                .map_err(io::Error::other)?;
-            self.pusher["pushkey"] = json!(seal_pushkey(&gateway_key, &app_id, &self.pushkey)?);
+            self.pusher["pushkey"] = json!(seal_pushkey(gateway_key, &app_id, &self.pushkey)?);
         }
         Ok(self)
     }
