@@ -23,7 +23,6 @@ use crate::{
     notify::Request,
     outcome::{Cause, Failure, Outcome, Rejected, Retry, Suppressed},
     provider::{Attempt, Push},
-    sealed::pushkey::CannotOpen,
 };
 
 /// Attempts for one device within one request, retries at once not counted.
@@ -261,15 +260,7 @@ impl Job<'_> {
                         reason.explanation()
                     );
                 }
-                match reason {
-                    // A `pushkey_keys` that got lost must not delete every pusher.
-                    CannotOpen::NoKeys => {
-                        Failure::new(Cause::Refused, "pushkey_keys", Retry::Never).into()
-                    }
-                    CannotOpen::Malformed | CannotOpen::UnknownKey | CannotOpen::Authentication => {
-                        Outcome::Rejected(Rejected::Sealed)
-                    }
-                }
+                Outcome::Rejected(Rejected::Sealed)
             }
         }
     }

@@ -207,3 +207,45 @@ async fn the_file_is_found_where_sygnal_finds_it() {
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("missing.yaml"));
 }
+
+/// What systemd is told of a service of type `notify-reload`, and its watchdog.
+#[tokio::test]
+async fn systemd_is_told_of_start_reload_and_stop() {
+    let world = World::new().await;
+    let path = world.directory().join("notify.socket");
+    let socket = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let next = async |wanted: &str| {
+        let mut buffer = [0; 4096];
+        loop {
+            let received = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await;
+            let length = received.unwrap().unwrap();
+            let message = String::from_utf8(buffer[..length].to_vec()).unwrap();
+            if message.contains(wanted) {
+                return message;
+            }
+            // the watchdog's may come at any time
+            assert_eq!(message.trim(), "WATCHDOG=1", "before {wanted}");
+        }
+    };
+    let options = Options {
+        environment: vec![
+            (
+                "NOTIFY_SOCKET".to_owned(),
+                path.to_str().unwrap().to_owned(),
+            ),
+            ("WATCHDOG_USEC".to_owned(), "200000".to_owned()),
+        ],
+        ..Options::default()
+    };
+    let mut gateway = world
+        .gateway_with(json!({ APNS: world.apns() }), options)
+        .await;
+    next("READY=1").await;
+    next("WATCHDOG=1").await;
+    gateway.signal("HUP");
+    assert!(next("RELOADING=1").await.contains("MONOTONIC_USEC="));
+    next("READY=1").await;
+    gateway.signal("TERM");
+    next("STOPPING=1").await;
+    assert!(gateway.ended().await.success());
+}

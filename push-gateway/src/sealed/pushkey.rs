@@ -121,7 +121,7 @@ impl PushkeyKeys {
     ///
     /// # Errors
     ///
-    /// See [`CannotOpen`]: the pushkey is to be rejected, but for [`CannotOpen::NoKeys`].
+    /// See [`CannotOpen`]: the pushkey is to be rejected.
     pub fn open(&self, app_id: &str, pushkey: &str) -> Result<Option<String>, CannotOpen> {
         let Some(sealed) = pushkey.strip_prefix(PREFIX) else {
             return Ok(None);
@@ -249,9 +249,7 @@ impl CannotOpen {
     #[must_use]
     pub const fn explanation(self) -> &'static str {
         match self {
-            Self::NoKeys => {
-                "there is no `pushkey_keys`; the pushkey is not rejected, in case they got lost"
-            }
+            Self::NoKeys => "the configuration has no `pushkey_keys`",
             Self::Malformed => "it is not what the specification describes",
             Self::UnknownKey => {
                 "no key of `pushkey_keys` is the one that it names (a key stays in the list until the last pusher \
