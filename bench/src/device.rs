@@ -26,6 +26,8 @@ const NAP: Duration = Duration::from_millis(20);
 pub(crate) enum What {
     /// The gateway in the mode `opaque`, its default.
     Opaque,
+    /// The same, and every device registered keys: each push has a sealed blob.
+    Sealed,
     /// The gateway in the mode `sygnal`.
     Sygnal,
     /// The HTTP stack alone.
@@ -40,9 +42,18 @@ pub(crate) struct Device {
 }
 
 impl What {
+    /// What is measured with this provider. Web Push is sealed anyway.
+    pub(crate) const fn all(kind: Kind) -> &'static [Self] {
+        match kind {
+            Kind::Apns | Kind::Fcm => &[Self::Opaque, Self::Sealed, Self::Sygnal, Self::Floor],
+            Kind::WebPush => &[Self::Opaque, Self::Sygnal, Self::Floor],
+        }
+    }
+
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Opaque => "gateway, opaque",
+            Self::Sealed => "gateway, opaque, sealed",
             Self::Sygnal => "gateway, sygnal",
             Self::Floor => "floor",
         }

@@ -11,6 +11,7 @@ mod floor;
 mod load;
 mod measure;
 mod notifications;
+mod parts;
 mod process;
 mod providers;
 mod report;
@@ -51,6 +52,9 @@ struct Arguments {
         default_value = "0,50"
     )]
     latency: Vec<u64>,
+    /// What sealing's parts cost by themselves, and nothing else.
+    #[arg(long)]
+    parts: bool,
     /// The `nocturne` to measure, instead of the one that is built here.
     #[arg(long, value_name = "FILE")]
     gateway: Option<PathBuf>,
@@ -128,6 +132,10 @@ fn main() -> ExitCode {
 fn benchmark(arguments: &Arguments, environment: &Environment) -> Result<()> {
     if cfg!(debug_assertions) {
         say("built without --release: the figures say nothing about the real thing");
+    }
+    if arguments.parts {
+        writeln!(io::stdout().lock(), "{}", parts::table()?)?;
+        return Ok(());
     }
     let gateway = match &arguments.gateway {
         Some(gateway) => gateway.clone(),

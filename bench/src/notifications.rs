@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Value, json};
 use shared::random::Random;
 
-use crate::{Kind, providers::Subscription};
+use crate::{Kind, device::What, providers::Subscription};
 
 /// The app that every notification is for.
 pub(crate) const APP_ID: &str = "org.example.app";
@@ -32,42 +32,51 @@ impl Notifications {
     /// Notifications for a provider's devices, for the gateway at `address`.
     pub(crate) fn new(
         kind: Kind,
+        what: What,
         address: SocketAddr,
         subscriptions: &[Subscription],
         random: &Random,
     ) -> Self {
+        let keys = |number: usize| {
+            let browser = subscriptions.get(number).filter(|_| what == What::Sealed)?;
+            Some(json!({"v": 1, "p256dh": browser.p256dh, "auth": browser.auth}))
+        };
         let device = |number: usize| {
-            match kind {
-            Kind::Apns => json!({
-                "app_id": APP_ID,
-                "pushkey": base64(&random.bytes::<32>(), b'+', b'/') + "=",
-                "pushkey_ts": 1_767_225_600,
-                "data": {
-                    "format": "event_id_only",
-                    "default_payload": {
-                        "aps": {"mutable-content": 1, "alert": {"loc-key": "SINGLE_UNREAD", "loc-args": []}},
-                    },
-                },
-            }),
-            Kind::Fcm => json!({
-                "app_id": APP_ID,
-                "pushkey": format!(
-                    "{}:APA91b{}",
-                    base64(&random.bytes::<16>(), b'-', b'_'),
-                    base64(&random.bytes::<100>(), b'-', b'_')
-                ),
-                "pushkey_ts": 1_767_225_600,
-                "data": {"format": "event_id_only"},
-            }),
-            Kind::WebPush => subscriptions.get(number).map_or(Value::Null, |browser| {
-                json!({
+            let mut device = match kind {
+                Kind::Apns => json!({
                     "app_id": APP_ID,
-                    "pushkey": browser.p256dh,
+                    "pushkey": base64(&random.bytes::<32>(), b'+', b'/') + "=",
                     "pushkey_ts": 1_767_225_600,
-                    "data": {"format": "event_id_only", "endpoint": browser.endpoint, "auth": browser.auth},
-                })
-            }),
-        }
+                    "data": {
+                        "format": "event_id_only",
+                        "default_payload": {
+                            "aps": {"mutable-content": 1, "alert": {"loc-key": "SINGLE_UNREAD", "loc-args": []}},
+                        },
+                    },
+                }),
+                Kind::Fcm => json!({
+                    "app_id": APP_ID,
+                    "pushkey": format!(
+                        "{}:APA91b{}",
+                        base64(&random.bytes::<16>(), b'-', b'_'),
+                        base64(&random.bytes::<100>(), b'-', b'_')
+                    ),
+                    "pushkey_ts": 1_767_225_600,
+                    "data": {"format": "event_id_only"},
+                }),
+                Kind::WebPush => subscriptions.get(number).map_or(Value::Null, |browser| {
+                    json!({
+                        "app_id": APP_ID,
+                        "pushkey": browser.p256dh,
+                        "pushkey_ts": 1_767_225_600,
+                        "data": {"format": "event_id_only", "endpoint": browser.endpoint, "auth": browser.auth},
+                    })
+                }),
+            };
+            if let Some(keys) = keys(number) {
+                device["data"]["nocturne"] = keys;
+            }
+            device
         };
         Self {
             requests: (0..DEVICES)
@@ -112,7 +121,7 @@ fn request(address: SocketAddr, device: &Value) -> (Vec<u8>, usize) {
 }
 
 /// Base64 without padding, with a choice of the last two characters.
-fn base64(bytes: &[u8], plus: u8, slash: u8) -> String {
+pub(crate) fn base64(bytes: &[u8], plus: u8, slash: u8) -> String {
     let mut text = String::with_capacity(bytes.len() * 4 / 3 + 1);
     let (mut bits, mut count) = (0_u32, 0);
     let mut push = |sextet: u32| {
@@ -145,7 +154,7 @@ mod tests {
 
     fn notifications(kind: Kind) -> Notifications {
         let address = SocketAddr::from(([127, 0, 0, 1], 5000));
-        Notifications::new(kind, address, &[], &Random::seeded(1))
+        Notifications::new(kind, What::Opaque, address, &[], &Random::seeded(1))
     }
 
     fn body(request: &[u8]) -> Value {

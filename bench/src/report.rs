@@ -16,6 +16,8 @@ const AIM_RATE: f64 = 20_000.0;
 const AIM_RATIO: f64 = 2.0;
 /// Seconds added at the 99th percentile at half load.
 const AIM_ADDED: f64 = 0.005;
+/// Seconds of CPU that sealing adds to a push.
+const AIM_SEALING: f64 = 150e-6;
 /// MiB.
 const AIM_MEMORY: f64 = 40.0;
 
@@ -78,6 +80,12 @@ pub(crate) fn table(rows: &[Row]) -> String {
     text.push('\n');
     for row in rows.iter().filter(|row| row.what == What::Opaque) {
         text.push_str(&aims(row, floor(rows, row)));
+        let sealed = rows.iter().find(|other| {
+            other.what == What::Sealed && other.kind == row.kind && other.latency == row.latency
+        });
+        if let Some(sealed) = sealed {
+            text.push_str(&aims_of_sealing(row, sealed));
+        }
     }
     text
 }
@@ -133,6 +141,24 @@ fn aims(row: &Row, floor: Option<&Row>) -> String {
         mebibytes(row)
     );
     text
+}
+
+/// What sealing costs beside the same without.
+fn aims_of_sealing(row: &Row, sealed: &Row) -> String {
+    let verdict = |met: bool| if met { "met" } else { "missed" };
+    let added = sealed.cpu.as_secs_f64() - row.cpu.as_secs_f64();
+    let rate = capacity(sealed);
+    format!(
+        "- {}, {} ms, sealed: less than {:.0} µs of CPU more than without: {} ({:.1}); at least half of {AIM_RATE:.0} a \
+         second and core: {} ({rate:.0}, {:.2} of the rate without)\n",
+        row.kind.name(),
+        row.latency.as_millis(),
+        AIM_SEALING * 1e6,
+        verdict(added < AIM_SEALING),
+        added * 1e6,
+        verdict(rate >= AIM_RATE / 2.0),
+        rate / capacity(row),
+    )
 }
 
 /// Notifications a second with one core: measured where the core was the limit, else computed.
