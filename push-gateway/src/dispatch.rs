@@ -31,6 +31,8 @@ const ATTEMPTS: u32 = 3;
 const IMMEDIATE_RETRIES: u32 = 2;
 /// Before the second attempt; three times as long before the third. Half of it is random.
 const BACKOFF: Duration = Duration::from_secs(1);
+/// How long a push waits for a place among those to the same push service.
+const PLACE_PATIENCE: Duration = Duration::from_secs(1);
 /// Devices of one request that are under way at once, for one app.
 const WIDTH: usize = 64;
 /// Pushes of one app that wait out their `opaque.jitter`, at the most.
@@ -444,7 +446,18 @@ async fn send(gateway: &Gateway, app: &App, push: &Push, deadline: Instant) -> O
             return over_budget();
         }
         let destination = app.destination(push, began);
-        let Ok(_place) = destination.in_flight.try_acquire() else {
+        // A service that has not been heard of has few places until it takes its first push: soon, if it is
+        // well. Waiting longer would let slow ones fill the app.
+        let place = match destination.in_flight.try_acquire() {
+            Ok(place) => Some(place),
+            Err(_) => {
+                let patience = deadline.min(began + PLACE_PATIENCE);
+                let place = destination.in_flight.acquire();
+                let place = tokio::time::timeout_at(patience.into(), place).await;
+                place.ok().and_then(Result::ok)
+            }
+        };
+        let Some(_place) = place else {
             return Failure::new(
                 Cause::InFlightLimit,
                 "half of inflight_request_limit for one push service",
