@@ -448,14 +448,13 @@ async fn send(gateway: &Gateway, app: &App, push: &Push, deadline: Instant) -> O
         let destination = app.destination(push, began);
         // A service that has not been heard of has few places until it takes its first push: soon, if it is
         // well. Waiting longer would let slow ones fill the app.
-        let place = match destination.in_flight.try_acquire() {
-            Ok(place) => Some(place),
-            Err(_) => {
-                let patience = deadline.min(began + PLACE_PATIENCE);
-                let place = destination.in_flight.acquire();
-                let place = tokio::time::timeout_at(patience.into(), place).await;
-                place.ok().and_then(Result::ok)
-            }
+        let place = if let Ok(place) = destination.in_flight.try_acquire() {
+            Some(place)
+        } else {
+            let patience = deadline.min(began + PLACE_PATIENCE);
+            let place = destination.in_flight.acquire();
+            let place = tokio::time::timeout_at(patience.into(), place).await;
+            place.ok().and_then(Result::ok)
         };
         let Some(_place) = place else {
             return Failure::new(
