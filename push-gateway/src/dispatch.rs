@@ -401,6 +401,7 @@ impl Job<'_> {
             if let Outcome::Rejected(reason) = &outcome {
                 app.late_rejections.insert(&device.pushkey, *reason);
             }
+            // What is said of other failures, that the homeserver tries again, is not true of this one.
             if let Outcome::Failed(failure) = &outcome {
                 warn!(
                     app = %app.name,
@@ -408,6 +409,8 @@ impl Job<'_> {
                     detail = %failure.detail,
                     "a push that had waited out its jitter is lost: its homeserver was answered before"
                 );
+                settle(&app, None, None, outcome);
+                return;
             }
             settle(
                 &app,
@@ -441,7 +444,7 @@ async fn send(gateway: &Gateway, app: &App, push: &Push, deadline: Instant) -> O
     let mut immediate = 0;
     let mut attempts = 0;
     loop {
-        let began = gateway.clock.now();
+        let mut began = gateway.clock.now();
         if began >= deadline {
             return over_budget();
         }
@@ -454,12 +457,14 @@ async fn send(gateway: &Gateway, app: &App, push: &Push, deadline: Instant) -> O
             let patience = deadline.min(began + PLACE_PATIENCE);
             let place = destination.in_flight.acquire();
             let place = tokio::time::timeout_at(patience.into(), place).await;
+            // The wait is not the provider's.
+            began = gateway.clock.now();
             place.ok().and_then(Result::ok)
         };
         let Some(_place) = place else {
             return Failure::new(
                 Cause::InFlightLimit,
-                "half of inflight_request_limit for one push service",
+                "places for one push service",
                 Retry::Never,
             )
             .into();
