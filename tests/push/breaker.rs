@@ -8,7 +8,7 @@ use stand_ins::{
 };
 
 use crate::harness::{
-    APNS, FCM, Gateway, PUSHKEY, World, assert_rejected, errcode, eventually, fresh,
+    APNS, FCM, Gateway, PATIENCE, PUSHKEY, World, assert_rejected, errcode, eventually, fresh,
 };
 
 /// Whether one more push for Apple fails without Apple being asked.
@@ -86,4 +86,27 @@ async fn rejections_and_429_do_not_open_it() {
         .notify(&fresh(dummy(&[device(APNS, PUSHKEY)])))
         .await;
     assert_rejected(&answer, &[]);
+}
+
+/// The homeserver of a push that waits out its jitter was answered: only the gateway can try again.
+#[tokio::test]
+async fn a_delayed_push_outlives_a_failure_of_its_provider() {
+    let world = World::new().await;
+    let apple = &world.stand_ins.apple;
+    let mut app = world.apns();
+    app["payload"] = json!("opaque");
+    app["opaque"] = json!({ "jitter": "10ms" });
+    let gateway = world.gateway(json!({ APNS: app })).await;
+    // as many as one request's own attempts, and one more
+    apple.queue((0..4).map(|_| Reply::apns(503, "ServiceUnavailable")));
+    let answer = gateway
+        .notify(&fresh(dummy(&[device(APNS, PUSHKEY)])))
+        .await;
+    assert_rejected(&answer, &[]);
+    assert_eq!(apple.wait_for(5, PATIENCE).await.len(), 5);
+    let delivered = eventually(async || {
+        let metrics = gateway.metrics().await;
+        metrics.contains("nocturne_push_delivered_total{app=\"com.example.apns\"} 1")
+    });
+    assert!(delivered.await);
 }
