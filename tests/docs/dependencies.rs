@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use crate::read;
 
-const MANIFESTS: [&str; 6] = [
+const MANIFESTS: [&str; 7] = [
     "Cargo.toml",
     "bench/Cargo.toml",
     "push-gateway/Cargo.toml",
     "shared/Cargo.toml",
     "stand-ins/Cargo.toml",
+    "tests/interop/Cargo.toml",
     "turn-relay/Cargo.toml",
 ];
 

@@ -13,7 +13,7 @@ mod opaque_push;
 mod snippets;
 
 /// The documents that users read.
-const DOCUMENTS: [&str; 11] = [
+const DOCUMENTS: [&str; 12] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -25,6 +25,7 @@ const DOCUMENTS: [&str; 11] = [
     "docs/opaque-push.md",
     "docs/providers.md",
     "spec/opaque-push.md",
+    "tests/interop/README.md",
 ];
 
 #[test]

@@ -22,6 +22,7 @@ use turn_client_rustls::TurnClientRustls;
 use crate::{
     PATIENCE, PAUSE,
     relay::{Credential, Family, Place, Relay, RelayKind, Transport},
+    requirements::say_skipped,
 };
 
 /// What is sent through, by length in bytes: with and without padding, and close to what a path carries.
@@ -58,7 +59,7 @@ fn a_client_that_deleted_its_allocation_can_make_another_from_the_same_port() {
         return;
     };
     if relay.kind == RelayKind::Coturn {
-        println!("skipped: coturn keeps the place of a deleted allocation for a while");
+        say_skipped("coturn keeps the place of a deleted allocation for a while");
         return;
     }
     let mut driver = Driver::over_udp(&relay, Family::IPv4, &config("alice"));
@@ -78,7 +79,7 @@ fn a_client_may_insist_on_sha_256() {
         return;
     };
     if relay.kind == RelayKind::Coturn {
-        println!("skipped: coturn has none of what RFC 8489 added to RFC 5389");
+        say_skipped("SHA-256: coturn has none of what RFC 8489 added to RFC 5389");
         return;
     }
     let mut config = config("alice");
@@ -108,7 +109,7 @@ fn each_way(talk: impl Fn(&Relay, Family, &TurnConfig)) {
     ipv6.set_address_family(AddressFamily::IPV6);
     let mut wanted = vec![ipv4.clone(), ipv6];
     if relay.kind == RelayKind::Coturn {
-        println!("skipped: one allocation of both families, which coturn has from a draft alone");
+        say_skipped("one allocation of both families, which coturn has from a draft alone");
     } else {
         let mut both = ipv4;
         both.add_address_family(AddressFamily::IPV6);
@@ -147,7 +148,7 @@ fn converse<C: TurnClientApi>(mut driver: Driver<C>, config: &TurnConfig) {
     }
 
     for friend in peers.iter().filter(|peer| peer.address().is_ipv4()) {
-        // who has no permission
+        // who has no permission; the lengths are those of PADDING
         let stranger = Peer::at(Ipv4Addr::new(127, 0, 0, 2).into());
         let at = of_family_of(friend.address(), &relayed);
         stranger.send(b"stranger", at);
@@ -385,7 +386,9 @@ impl<C: TurnClientApi> Driver<C> {
             TurnRecvRet::PeerData(data) => {
                 self.received.push_back((data.peer, data.data().to_vec()));
             }
-            other => panic!("the relay sent something odd: {other:?}"),
+            odd @ (TurnRecvRet::Ignored(_) | TurnRecvRet::PeerIcmp { .. }) => {
+                panic!("the relay sent something odd: {odd:?}")
+            }
         }
         while let Some(data) = self.client.poll_recv(now) {
             self.received.push_back((data.peer, data.data().to_vec()));
@@ -398,15 +401,19 @@ impl<C: TurnClientApi> Driver<C> {
         self.next = match self.client.poll(now) {
             TurnPollRet::WaitUntil(next) => Some(next),
             TurnPollRet::Closed => None,
-            other => panic!("the client wants something odd: {other:?}"),
+            odd @ (TurnPollRet::AllocateTcpSocket { .. } | TurnPollRet::TcpClose { .. }) => {
+                panic!("the client wants something odd: {odd:?}")
+            }
         };
         while let Some(event) = self.client.poll_event() {
-            match event {
+            let has_failed = matches!(
+                event,
                 TurnEvent::AllocationCreateFailed(_)
-                | TurnEvent::PermissionCreateFailed(..)
-                | TurnEvent::ChannelCreateFailed(..) => panic!("{event:?}"),
-                event => self.events.push(event),
-            }
+                    | TurnEvent::PermissionCreateFailed(..)
+                    | TurnEvent::ChannelCreateFailed(..)
+            );
+            assert!(!has_failed, "{event:?}");
+            self.events.push(event);
         }
         self.flush();
     }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use aws_lc_rs::digest::{Context, Digest, SHA256, digest};
 use bytes::BytesMut;
 use tokio::{
-    sync::mpsc::{UnboundedSender, unbounded_channel},
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     task::JoinSet,
     time::{interval, timeout},
 };
@@ -16,6 +16,7 @@ use webrtc::{
     peer_connection::{
         PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCConfigurationBuilder,
         RTCIceGatheringState, RTCIceServer, RTCIceTransportPolicy, RTCPeerConnectionState,
+        RTCSessionDescription,
     },
     runtime::default_runtime,
 };
@@ -43,87 +44,113 @@ async fn ten_megabytes_arrive_as_they_were_sent() {
     let Some(relay) = Relay::start(Place::Loopback) else {
         return;
     };
-    let called = timeout(PATIENCE, call(&relay)).await;
+    let called = timeout(PATIENCE, Box::pin(call(&relay))).await;
     let (sent, received) = called.expect("the call ends in time");
     assert_eq!(received.as_ref(), sent.as_ref());
 }
 
-/// Sends the data from one to the other, and gives the digests of what was sent and of what came.
+/// Sends the data from Alice to Bob, and gives the digests of what was sent and of what came.
 async fn call(relay: &Relay) -> (Digest, Digest) {
-    let (told, mut caller_tells) = unbounded_channel();
-    let caller = connect(relay, "alice", told).await;
-    let (told, mut callee_tells) = unbounded_channel();
-    let callee = connect(relay, "bob", told).await;
-    let outgoing = caller
+    let mut alice = Party::new(relay, "alice").await;
+    let mut bob = Party::new(relay, "bob").await;
+    let outgoing = alice
+        .connection
         .create_data_channel("file", None)
         .await
         .expect("a channel can be made");
-
-    let offer = caller.create_offer(None).await.expect("an offer is made");
-    caller
-        .set_local_description(offer)
-        .await
-        .expect("the offer is its own");
-    gathered(&mut caller_tells).await;
-    let offer = caller.local_description().await.expect("there is one now");
-    assert_only_relayed(&offer.sdp);
-    callee
+    let offer = alice.connection.create_offer(None).await;
+    let offer = alice.describe(offer.expect("an offer is made")).await;
+    bob.connection
         .set_remote_description(offer)
         .await
         .expect("the offer is understood");
-    let answer = callee.create_answer(None).await.expect("an answer is made");
-    callee
-        .set_local_description(answer)
-        .await
-        .expect("the answer is its own");
-    gathered(&mut callee_tells).await;
-    let answer = callee.local_description().await.expect("there is one now");
-    assert_only_relayed(&answer.sdp);
-    caller
+    let answer = bob.connection.create_answer(None).await;
+    let answer = bob.describe(answer.expect("an answer is made")).await;
+    alice
+        .connection
         .set_remote_description(answer)
         .await
         .expect("the answer is understood");
 
-    let file: Vec<u8> = (0..SIZE).map(|place| byte_at(place)).collect();
+    let file: Vec<u8> = (0..SIZE).map(byte_at).collect();
     let sent = digest(&SHA256, &file);
     let mut beside = JoinSet::new();
     beside.spawn(send(outgoing, file));
-    let incoming = loop {
-        match callee_tells.recv().await.expect("the handler lives") {
-            Told::Channel(channel) => break channel,
-            Told::Gathered => {}
-            Told::Failed => panic!("no connection came about"),
-        }
-    };
+    let incoming = bob.channel().await;
     beside.spawn(tick(incoming.clone()));
     let received = receive(&*incoming).await;
     beside.shutdown().await;
-    for connection in [&caller, &callee] {
-        connection.close().await.expect("it can be closed");
+    for party in [alice, bob] {
+        let closed = party.connection.close().await;
+        closed.expect("it can be closed");
     }
     (sent, received)
 }
 
-async fn connect(relay: &Relay, user: &str, told: UnboundedSender<Told>) -> impl PeerConnection {
-    let Credential { username, password } = Credential::fresh(user);
-    let server = RTCIceServer {
-        urls: vec![relay.uri(Transport::Udp, Family::IPv4)],
-        username,
-        credential: password,
-    };
-    let configuration = RTCConfigurationBuilder::new()
-        .with_ice_servers(vec![server])
-        .with_ice_transport_policy(RTCIceTransportPolicy::Relay)
-        .build();
-    PeerConnectionBuilder::new()
-        .with_configuration(configuration)
-        .with_handler(Arc::new(Handler(told)))
-        .with_runtime(default_runtime().expect("the runtime is tokio"))
-        .with_udp_addrs(vec!["127.0.0.1:0"])
-        .with_data_channel_send_buffer_limit(IN_FLIGHT)
-        .build()
-        .await
-        .expect("a connection can be made")
+/// One end of the call.
+struct Party {
+    connection: Box<dyn PeerConnection>,
+    tells: UnboundedReceiver<Told>,
+}
+
+impl Party {
+    async fn new(relay: &Relay, user: &str) -> Self {
+        let Credential { username, password } = Credential::fresh(user);
+        let server = RTCIceServer {
+            urls: vec![relay.uri(Transport::Udp, Family::IPv4)],
+            username,
+            credential: password,
+        };
+        let configuration = RTCConfigurationBuilder::new()
+            .with_ice_servers(vec![server])
+            .with_ice_transport_policy(RTCIceTransportPolicy::Relay)
+            .build();
+        let (told, tells) = unbounded_channel();
+        let builder = PeerConnectionBuilder::new()
+            .with_configuration(configuration)
+            .with_handler(Arc::new(Handler(told)))
+            .with_runtime(default_runtime().expect("the runtime is tokio"))
+            .with_udp_addrs(vec!["127.0.0.1:0"])
+            .with_data_channel_send_buffer_limit(IN_FLIGHT);
+        let connection = Box::pin(builder.build()).await;
+        Self {
+            connection: Box::new(connection.expect("a connection can be made")),
+            tells,
+        }
+    }
+
+    /// Makes the description its own, and gives it with candidates: there are some, and each is relayed.
+    async fn describe(&mut self, description: RTCSessionDescription) -> RTCSessionDescription {
+        self.connection
+            .set_local_description(description)
+            .await
+            .expect("the description is its own");
+        let told = self.tells.recv().await;
+        assert!(matches!(told, Some(Told::Gathered)), "no candidates");
+        let description = self.connection.local_description().await;
+        let description = description.expect("there is one now");
+        let candidates: Vec<_> = description
+            .sdp
+            .lines()
+            .filter(|line| line.starts_with("a=candidate:"))
+            .collect();
+        assert!(!candidates.is_empty(), "{}", description.sdp);
+        for candidate in candidates {
+            assert!(candidate.contains(" typ relay"), "{candidate}");
+        }
+        description
+    }
+
+    /// The channel that the other one made.
+    async fn channel(&mut self) -> Arc<dyn DataChannel> {
+        loop {
+            match self.tells.recv().await.expect("the handler lives") {
+                Told::Channel(channel) => return channel,
+                Told::Gathered => {}
+                Told::Failed => panic!("no connection came about"),
+            }
+        }
+    }
 }
 
 /// What a connection tells of itself.
@@ -161,23 +188,6 @@ impl PeerConnectionEventHandler for Handler {
     }
 }
 
-async fn gathered(tells: &mut tokio::sync::mpsc::UnboundedReceiver<Told>) {
-    let told = tells.recv().await;
-    assert!(matches!(told, Some(Told::Gathered)), "no candidates");
-}
-
-/// There is a candidate, and each is relayed.
-fn assert_only_relayed(sdp: &str) {
-    let candidates: Vec<_> = sdp
-        .lines()
-        .filter(|line| line.starts_with("a=candidate:"))
-        .collect();
-    assert!(!candidates.is_empty(), "{sdp}");
-    for candidate in candidates {
-        assert!(candidate.contains(" typ relay"), "{candidate}");
-    }
-}
-
 /// Sends all of it, and takes what comes from the other side for as long as it is let.
 async fn send(channel: Arc<dyn DataChannel>, file: Vec<u8>) {
     wait_until_open(&channel).await;
@@ -201,13 +211,16 @@ async fn tick(channel: Arc<dyn DataChannel>) {
 }
 
 async fn wait_until_open(channel: &Arc<dyn DataChannel>) {
-    loop {
-        match channel.poll().await.expect("the channel lives") {
-            DataChannelEvent::OnOpen => return,
-            DataChannelEvent::OnClose => panic!("the channel was closed"),
-            _ => {}
-        }
-    }
+    while !matches!(next(&**channel).await, DataChannelEvent::OnOpen) {}
+}
+
+async fn next(channel: &dyn DataChannel) -> DataChannelEvent {
+    let event = channel.poll().await.expect("the channel lives");
+    assert!(
+        !matches!(event, DataChannelEvent::OnClose),
+        "the channel was closed"
+    );
+    event
 }
 
 /// The digest of all that comes.
@@ -215,13 +228,9 @@ async fn receive(channel: &dyn DataChannel) -> Digest {
     let mut context = Context::new(&SHA256);
     let mut length = 0;
     while length < SIZE {
-        match channel.poll().await.expect("the channel lives") {
-            DataChannelEvent::OnMessage(message) => {
-                context.update(&message.data);
-                length += message.data.len();
-            }
-            DataChannelEvent::OnClose => panic!("the channel was closed after {length} bytes"),
-            _ => {}
+        if let DataChannelEvent::OnMessage(message) = next(channel).await {
+            context.update(&message.data);
+            length += message.data.len();
         }
     }
     assert_eq!(length, SIZE);
