@@ -1,3 +1,3 @@
-//! Nothing here yet: the TURN relay comes with a release of its own.
-//!
-//! The crate holds the relay's place beside the push gateway. No command of this version starts one.
+//! The TURN relay: input and output around [`turn_relay_proto`].
+
+pub mod workers;

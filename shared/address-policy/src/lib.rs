@@ -139,8 +139,10 @@ fn unmapped(network: IpNet) -> IpNet {
         .map_or(network, IpNet::V4)
 }
 
-/// The address that a packet to `address` ends up at, where the address itself says so.
-fn canonical(address: IpAddr) -> IpAddr {
+/// The address that a packet to `address` ends up at, where the address itself says so: an IPv4-mapped,
+/// NAT64 (well-known prefix) or 6to4 address becomes the IPv4 address in it.
+#[must_use]
+pub fn canonical(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else {
         return address;
     };
