@@ -22,6 +22,7 @@ pub mod stun;
 pub mod time;
 
 mod budget;
+mod rate;
 mod server;
 
 pub use address::{FiveTuple, Link, RelayId, Transport};
