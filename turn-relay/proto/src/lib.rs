@@ -23,6 +23,7 @@ pub mod time;
 
 mod budget;
 mod connections;
+mod rate;
 mod server;
 
 pub use address::{FiveTuple, Link, RelayId, Transport};

@@ -312,11 +312,7 @@ impl<R: Random> Server<R> {
             let from = relay.advertised;
             return self.cross(from, &send, packet, now, effects);
         }
-        // RFC 8656 §16: nothing is copied from a stream, where one IP packet is not one message
-        let traffic_class = match allocation.client.transport.is_stream() {
-            true => 0,
-            false => send.traffic_class,
-        };
+        let traffic_class = copied(send.traffic_class, allocation.client);
         let len = send.data.len() as u64;
         effects.list.push(Effect::SendToPeer {
             relay: allocation.relay_id(family),
@@ -363,10 +359,7 @@ impl<R: Random> Server<R> {
             .find(|(peer, _, expires)| *peer == from && now < *expires)
             .map(|(_, number, _)| *number);
         let client = crossing.client;
-        let traffic_class = match client.transport.is_stream() {
-            true => 0,
-            false => send.traffic_class,
-        };
+        let traffic_class = copied(send.traffic_class, client);
         let carrier = Carrier {
             client,
             channel,
@@ -375,8 +368,8 @@ impl<R: Random> Server<R> {
         };
         self.indications = self.indications.wrapping_add(1);
         let id = self.indications;
-        let carried = carry(&carrier, packet, send.data.clone(), id, effects);
-        self.count_carried(carried, Direction::ClientToClient, send.data.len());
+        let result = carry(&carrier, packet, send.data.clone(), id, effects);
+        self.count_carried(result, Direction::ClientToClient, send.data.len());
     }
 
     /// Takes a datagram that came to a relayed transport address. One for a `relay` that was closed is ignored.
@@ -423,10 +416,7 @@ impl<R: Random> Server<R> {
             client: allocation.client,
             channel,
             peer,
-            traffic_class: match allocation.client.transport.is_stream() {
-                true => 0,
-                false => traffic_class,
-            },
+            traffic_class: copied(traffic_class, allocation.client),
         };
         let len = data.len();
         let account = allocation.admission.account();
@@ -439,8 +429,8 @@ impl<R: Random> Server<R> {
         }
         self.indications = self.indications.wrapping_add(1);
         let id = self.indications;
-        let carried = carry(&carrier, &mut packet, data, id, effects);
-        self.count_carried(carried, Direction::PeerToClient, len);
+        let result = carry(&carrier, &mut packet, data, id, effects);
+        self.count_carried(result, Direction::PeerToClient, len);
     }
 
     /// Takes an ICMP error, RFC 8656 §11.5. Of no more kinds than are told there.
@@ -509,8 +499,8 @@ impl<R: Random> Server<R> {
         }
     }
 
-    fn count_carried(&self, carried: Result<(), Drop>, direction: Direction, len: usize) {
-        match carried {
+    fn count_carried(&self, result: Result<(), Drop>, direction: Direction, len: usize) {
+        match result {
             Ok(()) => {
                 self.counters.packets.add(direction, 1);
                 self.counters.bytes.add(direction, len as u64);
@@ -560,31 +550,27 @@ fn carry(
     let is_stream = carrier.client.transport.is_stream();
     let padding = channel_data::padded(data.len()) - data.len();
     let mut header = [0; HEADROOM];
-    let (header_len, padding) = match carrier.channel {
-        Some(number) => {
-            let len = u16::try_from(data.len()).map_err(|_| Drop::TooLong)?;
-            header[..CHANNEL_DATA_HEADER_LEN].copy_from_slice(&channel_data::header(number, len));
-            // RFC 8656 §12.5: on datagrams there need not be any
-            (CHANNEL_DATA_HEADER_LEN, if is_stream { padding } else { 0 })
-        }
-        None => {
-            let len = data_indication(carrier.peer, data.len(), id, &mut header)?;
-            (len, padding)
-        }
+    let (header_len, padding) = if let Some(number) = carrier.channel {
+        let len = u16::try_from(data.len()).map_err(|_| Drop::TooLong)?;
+        header[..CHANNEL_DATA_HEADER_LEN].copy_from_slice(&channel_data::header(number, len));
+        // RFC 8656 §12.5: on datagrams there need not be any
+        (CHANNEL_DATA_HEADER_LEN, if is_stream { padding } else { 0 })
+    } else {
+        let len = data_indication(carrier.peer, data.len(), id, &mut header)?;
+        (len, padding)
     };
     if !is_stream && header_len + data.len() + padding > MAX_DATAGRAM {
         return Err(Drop::TooLong);
     }
     let header = &header[..header_len];
-    let data = match packet.enclose(header, data.clone(), padding) {
-        Some(range) => Data::Packet(range),
-        None => {
-            let start = effects.scratch.len();
-            effects.scratch.extend_from_slice(header);
-            effects.scratch.extend_from_slice(&packet.buffer()[data]);
-            effects.scratch.extend_from_slice(&[0; 3][..padding]);
-            Data::Scratch(start..effects.scratch.len())
-        }
+    let data = if let Some(range) = packet.enclose(header, data.clone(), padding) {
+        Data::Packet(range)
+    } else {
+        let start = effects.scratch.len();
+        effects.scratch.extend_from_slice(header);
+        effects.scratch.extend_from_slice(&packet.buffer()[data]);
+        effects.scratch.extend_from_slice(&[0; 3][..padding]);
+        Data::Scratch(start..effects.scratch.len())
     };
     effects.list.push(Effect::SendToClient {
         client: carrier.client,
@@ -608,18 +594,22 @@ fn data_indication(
     let mut address = [0; 20];
     let address_len = write_xor_address(peer, id, &mut address);
     let header_len = HEADER_LEN + 4 + address_len + 4;
-    let length = u16::try_from(header_len - HEADER_LEN + channel_data::padded(data_len))
-        .map_err(|_| Drop::TooLong)?;
-    let [a0, a1] = AttributeType::XOR_PEER_ADDRESS.0.to_be_bytes();
-    let [d0, d1] = AttributeType::DATA.0.to_be_bytes();
-    let [l0, l1] = (data_len as u16).to_be_bytes();
-    header[..2].copy_from_slice(&[0x00, 0x17]);
+    let length = header_len - HEADER_LEN + channel_data::padded(data_len);
+    let [length, data_len, address_len_16] = [length, data_len, address_len].map(u16::try_from);
+    let (Ok(length), Ok(data_len), Ok(address_len_16)) = (length, data_len, address_len_16) else {
+        return Err(Drop::TooLong);
+    };
+    // Data indication: method 0x007 of class 0b01
+    header[..2].copy_from_slice(&0x0017_u16.to_be_bytes());
     header[2..4].copy_from_slice(&length.to_be_bytes());
     header[4..8].copy_from_slice(&MAGIC_COOKIE.to_be_bytes());
     header[8..20].copy_from_slice(&id.0);
-    header[20..24].copy_from_slice(&[a0, a1, 0, address_len as u8]);
+    header[20..22].copy_from_slice(&AttributeType::XOR_PEER_ADDRESS.0.to_be_bytes());
+    header[22..24].copy_from_slice(&address_len_16.to_be_bytes());
     header[24..24 + address_len].copy_from_slice(&address[..address_len]);
-    header[24 + address_len..header_len].copy_from_slice(&[d0, d1, l0, l1]);
+    let data_header = &mut header[24 + address_len..header_len];
+    data_header[..2].copy_from_slice(&AttributeType::DATA.0.to_be_bytes());
+    data_header[2..].copy_from_slice(&data_len.to_be_bytes());
     Ok(header_len)
 }
 
@@ -639,6 +629,16 @@ fn is_still_permitted(channel: &mut Channel, policy: &PeerPolicy, generation: u3
         channel.permitted_by = generation;
     }
     permitted
+}
+
+/// What is copied of a traffic class between a client's packets and a peer's, RFC 8656 §14 to §16: nothing where the
+/// client has a stream, whose IP packets are not messages.
+const fn copied(traffic_class: u8, client: FiveTuple) -> u8 {
+    if client.transport.is_stream() {
+        0
+    } else {
+        traffic_class
+    }
 }
 
 fn drop_packet(counters: &Counters, reason: Drop) {

@@ -10,7 +10,7 @@ use super::{
     RelayFailure, Server,
     allocation::{Allocation, Granted, Pending, Relay, Reply, place},
     authenticate::Authentic,
-    reply::{Challenge, Request, write_allocated},
+    reply::{Challenge, Request, answer, fail, write_allocated},
 };
 use crate::{
     address::{Family, FiveTuple, RelayId},
@@ -59,7 +59,7 @@ impl<R: Random> Server<R> {
     pub(super) fn allocate(
         &mut self,
         request: &Request<'_>,
-        authentic: Authentic,
+        authentic: &Authentic,
         now: Now,
         effects: &mut Effects,
     ) {
@@ -69,7 +69,7 @@ impl<R: Random> Server<R> {
             let is_repeated = allocation.granted.transaction_id == authentic.reply.transaction_id
                 && allocation.username == authentic.username;
             match (is_repeated, &allocation.pending) {
-                (true, None) => self.answer(
+                (true, None) => answer(
                     client,
                     Method::Allocate,
                     authentic.reply,
@@ -79,7 +79,7 @@ impl<R: Random> Server<R> {
                 ),
                 // its answer is on the way
                 (true, Some(_)) => {}
-                (false, _) => self.fail(request, &authentic, 437, effects),
+                (false, _) => fail(request, authentic, 437, effects),
             }
             return;
         }
@@ -90,10 +90,10 @@ impl<R: Random> Server<R> {
         }
         let wish = match self.read_wish(request) {
             Ok(wish) => wish,
-            Err(code) => return self.fail(request, &authentic, code, effects),
+            Err(code) => return fail(request, authentic, code, effects),
         };
-        if let Err(code) = self.begin(client, &authentic, &wish, now, effects) {
-            self.fail(request, &authentic, code, effects);
+        if let Err(code) = self.begin(client, authentic, &wish, now, effects) {
+            fail(request, authentic, code, effects);
         }
     }
 
@@ -297,14 +297,14 @@ impl<R: Random> Server<R> {
     }
 
     /// [`Effect::OpenRelay`] was carried out.
-    pub fn relay_opened(&mut self, relay: RelayId, now: Now, effects: &mut Effects) {
+    pub fn relay_opened(&mut self, relay: RelayId, effects: &mut Effects) {
         let Some(allocation) = self.allocations.get_same_mut(relay.slot, relay.generation) else {
             return;
         };
         if let Some(relay) = allocation.relay_mut(relay.family) {
             relay.open = true;
         }
-        self.finish_if_decided(relay.slot, now, effects);
+        self.finish_if_decided(relay.slot, effects);
     }
 
     /// [`Effect::OpenRelay`] could not be carried out. Another port may be asked for.
@@ -349,25 +349,22 @@ impl<R: Random> Server<R> {
         let Some(allocation) = self.allocations.get_same_mut(slot, generation) else {
             return;
         };
-        match found {
-            Some(Ok((address, port, token))) => {
-                allocation.granted.reservation = token;
-                allocation.relays[place(family)] = Some(Relay {
-                    bind: address.bind,
-                    advertised: SocketAddr::new(address.advertised, port),
-                    ..failed
-                });
-                open(allocation, family, effects);
-            }
-            Some(Err(_)) | None => {
-                allocation.granted.address_error = Some((family, 508));
-                self.finish_if_decided(slot, now, effects);
-            }
+        if let Some(Ok((address, port, token))) = found {
+            allocation.granted.reservation = token;
+            allocation.relays[place(family)] = Some(Relay {
+                bind: address.bind,
+                advertised: SocketAddr::new(address.advertised, port),
+                ..failed
+            });
+            open(allocation, family, effects);
+        } else {
+            allocation.granted.address_error = Some((family, 508));
+            self.finish_if_decided(slot, effects);
         }
     }
 
     /// Answers the Allocate request once each socket is open or was given up.
-    fn finish_if_decided(&mut self, slot: u32, now: Now, effects: &mut Effects) {
+    fn finish_if_decided(&mut self, slot: u32, effects: &mut Effects) {
         let Some(allocation) = self.allocations.get_mut(slot) else {
             return;
         };
@@ -387,11 +384,12 @@ impl<R: Random> Server<R> {
         let Some(allocation) = self.allocations.get(slot) else {
             return;
         };
-        let result: Result<&dyn Fn(&mut MessageWriter<'_>), u16> = match made {
-            true => Ok(&|writer| write_allocated(allocation, writer)),
-            false => Err(508),
+        let result: Result<&dyn Fn(&mut MessageWriter<'_>), u16> = if made {
+            Ok(&|writer| write_allocated(allocation, writer))
+        } else {
+            Err(508)
         };
-        self.answer(
+        answer(
             client,
             Method::Allocate,
             pending.reply,
@@ -562,14 +560,14 @@ impl<R: Random> Server<R> {
     }
 
     /// A client's stream (or DTLS association) was closed, by whomever. Its allocation ends.
-    pub fn client_closed(&mut self, client: FiveTuple, now: Now, effects: &mut Effects) {
+    pub fn client_closed(&mut self, client: FiveTuple, effects: &mut Effects) {
         if let Some(slot) = self.slot_by_client.get(&client).copied() {
             self.end(slot, effects);
         }
     }
 
     /// Ends all allocations, as at the end of the process.
-    pub fn close(&mut self, now: Now, effects: &mut Effects) {
+    pub fn close(&mut self, effects: &mut Effects) {
         for slot in self.allocations.taken() {
             self.end(slot, effects);
         }
@@ -577,42 +575,6 @@ impl<R: Random> Server<R> {
 
     pub(super) fn allocation_of(&self, client: FiveTuple) -> Option<&Allocation> {
         self.allocations.get(*self.slot_by_client.get(&client)?)
-    }
-
-    pub(super) fn fail(
-        &self,
-        request: &Request<'_>,
-        authentic: &Authentic,
-        code: u16,
-        effects: &mut Effects,
-    ) {
-        let Authentic { reply, key, .. } = authentic;
-        self.answer(
-            request.client,
-            request.method,
-            *reply,
-            key,
-            Err(code),
-            effects,
-        );
-    }
-
-    pub(super) fn succeed(
-        &self,
-        request: &Request<'_>,
-        reply: Reply,
-        key: &crate::stun::integrity::Key,
-        write: &dyn Fn(&mut MessageWriter<'_>),
-        effects: &mut Effects,
-    ) {
-        self.answer(
-            request.client,
-            request.method,
-            reply,
-            key,
-            Ok(write),
-            effects,
-        );
     }
 }
 

@@ -20,9 +20,9 @@ use crate::{
 };
 
 /// Exactly this long, RFC 8656 §9.
-pub(super) const PERMISSION_LIFETIME: Duration = Duration::from_secs(300);
+pub(super) const PERMISSION_LIFETIME: Duration = Duration::from_mins(5);
 /// RFC 8656 §12.
-pub(super) const CHANNEL_LIFETIME: Duration = Duration::from_secs(600);
+pub(super) const CHANNEL_LIFETIME: Duration = Duration::from_mins(10);
 
 #[derive(Debug)]
 pub(super) struct Allocation {
@@ -165,14 +165,6 @@ impl Allocation {
             .any(|relay| now < relay.expires)
     }
 
-    pub(super) fn expires(&self) -> Option<Time> {
-        self.relays
-            .iter()
-            .flatten()
-            .map(|relay| relay.expires)
-            .max()
-    }
-
     /// When something has to be looked at.
     pub(super) fn next_timeout(&self) -> Option<Time> {
         let relays = self.relays.iter().flatten().map(|relay| relay.expires);
@@ -218,31 +210,29 @@ impl Allocation {
     /// Installs or refreshes a permission.
     pub(super) fn permit(&mut self, peer: IpAddr, own: bool, now: Time) {
         let expires = now + PERMISSION_LIFETIME;
-        match self
+        let known = self
             .permissions
             .iter_mut()
-            .find(|permission| permission.peer == peer)
-        {
-            Some(permission) => permission.expires = expires,
-            None => {
-                reserve_few(&mut self.permissions);
-                self.permissions.push(Permission { peer, expires, own });
-            }
+            .find(|permission| permission.peer == peer);
+        if let Some(permission) = known {
+            permission.expires = expires;
+        } else {
+            reserve_few(&mut self.permissions);
+            self.permissions.push(Permission { peer, expires, own });
         }
     }
 
     /// Binds or refreshes a channel.
     pub(super) fn bind(&mut self, channel: Channel) {
-        match self
+        let known = self
             .channels
             .iter_mut()
-            .find(|bound| bound.number == channel.number)
-        {
-            Some(bound) => *bound = channel,
-            None => {
-                reserve_few(&mut self.channels);
-                self.channels.push(channel);
-            }
+            .find(|bound| bound.number == channel.number);
+        if let Some(bound) = known {
+            *bound = channel;
+        } else {
+            reserve_few(&mut self.channels);
+            self.channels.push(channel);
         }
     }
 
@@ -267,7 +257,7 @@ impl Allocation {
     }
 }
 
-/// Most allocations have one or two permissions and channels, and a list begins with space for four.
+/// Most allocations have one or two permissions and channels: a list begins with space for one, and doubles.
 fn reserve_few<T>(list: &mut Vec<T>) {
     if list.len() == list.capacity() {
         list.reserve_exact(list.len().max(1));

@@ -3,6 +3,7 @@
 use super::{
     Server,
     allocation::{Allocation, Reply},
+    authenticate::Authentic,
 };
 use crate::{
     address::FiveTuple,
@@ -27,39 +28,6 @@ const SOFTWARE: &[u8] = b"Nocturne";
 pub(super) const PASSWORD_ALGORITHMS: [u8; 8] = [0, 2, 0, 0, 0, 1, 0, 0];
 
 impl<R: Random> Server<R> {
-    /// Answers a request that is authentic: with success, for which `write` adds attributes, or with an error.
-    pub(super) fn answer(
-        &self,
-        client: FiveTuple,
-        method: Method,
-        reply: Reply,
-        key: &Key,
-        result: Result<&dyn Fn(&mut MessageWriter<'_>), u16>,
-        effects: &mut Effects,
-    ) {
-        let class = match result {
-            Ok(_) => Class::Success,
-            Err(_) => Class::Error,
-        };
-        let id = reply.transaction_id;
-        let mut writer = MessageWriter::new(&mut effects.scratch, class, method, id);
-        match result {
-            Ok(write) => write(&mut writer),
-            Err(code) => {
-                writer.error_code(code);
-            }
-        }
-        if matches!(method, Method::Allocate | Method::Refresh) {
-            writer.attribute(AttributeType::SOFTWARE, SOFTWARE);
-        }
-        writer.integrity(reply.integrity, key);
-        if reply.fingerprint {
-            writer.fingerprint();
-        }
-        let range = writer.range();
-        push_answer(client, range, effects);
-    }
-
     /// Answers a request of a stranger with an error, as short as can be, and with what a client needs to authenticate if
     /// `challenge` is set.
     pub(super) fn refuse(
@@ -115,37 +83,6 @@ impl<R: Random> Server<R> {
         push_answer(request.client, range, effects);
     }
 
-    /// 420, RFC 8489 §6.3.1.
-    pub(super) fn refuse_unknown(
-        &self,
-        request: &Request<'_>,
-        authentic: Option<(Reply, &Key)>,
-        effects: &mut Effects,
-    ) {
-        let id = request.message.transaction_id();
-        let mut writer = MessageWriter::new(&mut effects.scratch, Class::Error, request.method, id);
-        let mut unknown = [0; 16];
-        let mut len = 0;
-        for (place, attribute) in unknown
-            .chunks_exact_mut(2)
-            .zip(request.message.unknown_attributes())
-        {
-            place.copy_from_slice(&attribute.0.to_be_bytes());
-            len += 2;
-        }
-        writer
-            .error_code(420)
-            .attribute(AttributeType::UNKNOWN_ATTRIBUTES, &unknown[..len]);
-        if let Some((reply, key)) = authentic {
-            writer.integrity(reply.integrity, key);
-            if reply.fingerprint {
-                writer.fingerprint();
-            }
-        }
-        let range = writer.range();
-        push_answer(request.client, range, effects);
-    }
-
     /// Whether a stranger gets an answer. On a stream nobody can pretend to be at another address, so that
     /// nothing is reflected; and whoever has an allocation is no stranger.
     pub(super) fn may_answer_stranger(&self, client: FiveTuple, now: Now) -> bool {
@@ -161,6 +98,99 @@ impl<R: Random> Server<R> {
         }
         may
     }
+}
+
+/// Answers a request that is authentic: with success, for which `write` adds attributes, or with an error.
+pub(super) fn answer(
+    client: FiveTuple,
+    method: Method,
+    reply: Reply,
+    key: &Key,
+    result: Result<&dyn Fn(&mut MessageWriter<'_>), u16>,
+    effects: &mut Effects,
+) {
+    let class = match result {
+        Ok(_) => Class::Success,
+        Err(_) => Class::Error,
+    };
+    let id = reply.transaction_id;
+    let mut writer = MessageWriter::new(&mut effects.scratch, class, method, id);
+    match result {
+        Ok(write) => write(&mut writer),
+        Err(code) => {
+            writer.error_code(code);
+        }
+    }
+    if matches!(method, Method::Allocate | Method::Refresh) {
+        writer.attribute(AttributeType::SOFTWARE, SOFTWARE);
+    }
+    writer.integrity(reply.integrity, key);
+    if reply.fingerprint {
+        writer.fingerprint();
+    }
+    let range = writer.range();
+    push_answer(client, range, effects);
+}
+
+/// 420, RFC 8489 §6.3.1.
+pub(super) fn refuse_unknown(
+    request: &Request<'_>,
+    authentic: Option<(Reply, &Key)>,
+    effects: &mut Effects,
+) {
+    let id = request.message.transaction_id();
+    let mut writer = MessageWriter::new(&mut effects.scratch, Class::Error, request.method, id);
+    let mut unknown = [0; 16];
+    let mut len = 0;
+    for (place, attribute) in unknown
+        .chunks_exact_mut(2)
+        .zip(request.message.unknown_attributes())
+    {
+        place.copy_from_slice(&attribute.0.to_be_bytes());
+        len += 2;
+    }
+    writer
+        .error_code(420)
+        .attribute(AttributeType::UNKNOWN_ATTRIBUTES, &unknown[..len]);
+    if let Some((reply, key)) = authentic {
+        writer.integrity(reply.integrity, key);
+        if reply.fingerprint {
+            writer.fingerprint();
+        }
+    }
+    let range = writer.range();
+    push_answer(request.client, range, effects);
+}
+
+/// Answers an authentic request with an error.
+pub(super) fn fail(request: &Request<'_>, authentic: &Authentic, code: u16, effects: &mut Effects) {
+    let Authentic { reply, key, .. } = authentic;
+    answer(
+        request.client,
+        request.method,
+        *reply,
+        key,
+        Err(code),
+        effects,
+    );
+}
+
+/// Answers an authentic request with success.
+pub(super) fn succeed(
+    request: &Request<'_>,
+    reply: Reply,
+    key: &Key,
+    write: &dyn Fn(&mut MessageWriter<'_>),
+    effects: &mut Effects,
+) {
+    answer(
+        request.client,
+        request.method,
+        reply,
+        key,
+        Ok(write),
+        effects,
+    );
 }
 
 /// Whether an error tells how to authenticate.

@@ -7,7 +7,7 @@ use super::{
     allocate::{family, lifetime},
     allocation::{Allocation, CHANNEL_LIFETIME, Channel},
     authenticate::Authentic,
-    reply::{Request, push_answer},
+    reply::{Request, fail, push_answer, refuse_unknown, succeed},
 };
 use crate::{
     address::Family,
@@ -30,14 +30,13 @@ impl<R: Random> Server<R> {
         };
         if !request.message.unknown_attributes().is_empty() {
             let known = Some((authentic.reply, &authentic.key));
-            return self.refuse_unknown(request, known, effects);
+            return refuse_unknown(request, known, effects);
         }
-        match request.method {
-            Method::Allocate => return self.allocate(request, authentic, now, effects),
-            Method::ConnectionBind => {
-                return self.connection_bind(request, &authentic, effects);
-            }
-            _ => {}
+        if request.method == Method::Allocate {
+            return self.allocate(request, &authentic, now, effects);
+        }
+        if request.method == Method::ConnectionBind {
+            return self.connection_bind(request, &authentic, effects);
         }
         let client = request.client;
         if request.method == Method::Refresh
@@ -58,9 +57,9 @@ impl<R: Random> Server<R> {
             }
             (Some(_), Some(_)) => {
                 self.counters.auth_failures.add(AuthFailure::OtherUser, 1);
-                self.fail(request, &authentic, 441, effects);
+                fail(request, &authentic, 441, effects);
             }
-            (Some(_) | None, _) => self.fail(request, &authentic, 437, effects),
+            (Some(_) | None, _) => fail(request, &authentic, 437, effects),
         }
     }
 
@@ -97,9 +96,9 @@ impl<R: Random> Server<R> {
         match result {
             Ok(()) => {
                 let nothing = |_: &mut MessageWriter<'_>| {};
-                self.succeed(request, authentic.reply, &authentic.key, &nothing, effects);
+                succeed(request, authentic.reply, &authentic.key, &nothing, effects);
             }
-            Err(code) => self.fail(request, authentic, code, effects),
+            Err(code) => fail(request, authentic, code, effects),
         }
     }
 
@@ -109,7 +108,7 @@ impl<R: Random> Server<R> {
             return;
         }
         if !request.message.unknown_attributes().is_empty() {
-            return self.refuse_unknown(request, None, effects);
+            return refuse_unknown(request, None, effects);
         }
         let id = request.message.transaction_id();
         let mut writer =
@@ -175,7 +174,7 @@ impl<R: Random> Server<R> {
         let write = |writer: &mut MessageWriter<'_>| {
             writer.number(AttributeType::LIFETIME, lifetime);
         };
-        self.succeed(request, authentic.reply, &authentic.key, &write, effects);
+        succeed(request, authentic.reply, &authentic.key, &write, effects);
     }
 
     /// RFC 8656 §10.2: all of the addresses, or none.

@@ -6,7 +6,7 @@ use super::{
     ConnectFailure, Server,
     allocation::{ConnectionState, PeerConnection},
     authenticate::Authentic,
-    reply::Request,
+    reply::{Request, answer, fail, succeed},
 };
 use crate::{
     address::{ConnectionId, Family, RelayId},
@@ -100,21 +100,21 @@ impl<R: Random> Server<R> {
         let client = request.client;
         let usable = client.transport.is_stream() && self.allocation_of(client).is_none();
         let (true, Some(id)) = (usable, id) else {
-            return self.fail(request, authentic, 400, effects);
+            return fail(request, authentic, 400, effects);
         };
         match self.commons.connections.take(id, authentic.username) {
             Ok(()) => {
                 let nothing = |_: &mut MessageWriter<'_>| {};
-                self.succeed(request, authentic.reply, &authentic.key, &nothing, effects);
+                succeed(request, authentic.reply, &authentic.key, &nothing, effects);
                 effects.list.push(Effect::JoinConnections {
                     client,
                     connection: id,
                 });
             }
-            Err(NotJoined::Unknown) => self.fail(request, authentic, 400, effects),
+            Err(NotJoined::Unknown) => fail(request, authentic, 400, effects),
             Err(NotJoined::OtherUser) => {
                 self.counters.auth_failures.add(AuthFailure::OtherUser, 1);
-                self.fail(request, authentic, 441, effects);
+                fail(request, authentic, 441, effects);
             }
         }
     }
@@ -136,7 +136,6 @@ impl<R: Random> Server<R> {
         relay: RelayId,
         connection: ConnectionId,
         failure: ConnectFailure,
-        _now: Now,
         effects: &mut Effects,
     ) {
         let code = match failure {
@@ -195,7 +194,7 @@ impl<R: Random> Server<R> {
             Err(code) => Err(code),
         };
         let key = &allocation.key;
-        self.answer(client, Method::Connect, reply, key, result, effects);
+        answer(client, Method::Connect, reply, key, result, effects);
     }
 
     /// A peer has connected to a relayed transport address, RFC 6062 §5.3. If the server names the connection, nothing is
