@@ -19,14 +19,14 @@ use mio::{Events, Interest, Poll, unix::SourceFd};
 use shared::clock::Clock;
 use tracing::error;
 use turn_relay_proto::{
-    Commons, Config, Data, Effect, Effects, FiveTuple, Now, Packet, RelayId, Server, Time,
+    Commons, Config, Data, Effect, Effects, FiveTuple, Now, Packet, Server, Time,
     Transport,
     address::Family,
     commons,
-    counters::{Counters, Drop},
+    counters::{Counters, DropReason},
     effect::{Purpose, RelayKind},
     packet::{HEADROOM, TAILROOM},
-    server::RelayFailure,
+    RelayFailure,
 };
 
 use crate::{
@@ -189,6 +189,9 @@ impl<D: Datagrams> Worker<D> {
             self.read_clock();
             for event in &events {
                 if let Some(source) = Source::from_token(event.token()) {
+                    if event.is_error() {
+                        self.take_icmp_errors(source);
+                    }
                     self.note(source);
                 }
             }
@@ -232,6 +235,24 @@ impl<D: Datagrams> Worker<D> {
         }
     }
 
+    /// Gives the core the ICMP errors that a relay socket got.
+    fn take_icmp_errors(&mut self, source: Source) {
+        let Source::Relay(slot, family) = source else {
+            return;
+        };
+        for _ in 0..ICMP_BATCH {
+            let Some((id, relay)) = self.sender.relays.at(slot, family) else {
+                return;
+            };
+            let Some(error) = self.sender.datagrams.icmp_error(&relay.socket) else {
+                return;
+            };
+            self.server
+                .peer_unreachable(id, error, self.now, &mut self.effects);
+            self.carry_out();
+        }
+    }
+
     /// Lets sources have their turns, until none has anything or it is time to look at the poll again.
     fn serve(&mut self) {
         let mut left = TURN;
@@ -260,7 +281,7 @@ impl<D: Datagrams> Worker<D> {
                 }
                 Ok(Command::Drain) => self.server.drain(),
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => {
-                    self.server.close(self.now, &mut self.effects);
+                    self.server.close(&mut self.effects);
                     self.carry_out();
                     self.sender.flush(&self.arena);
                     self.stopped = true;
@@ -393,7 +414,7 @@ impl<D: Datagrams> Worker<D> {
                 {
                     self.sender.send(destination, data, scratch, &self.arena);
                 } else {
-                    self.counters.drops.add(Drop::SendFailed, 1);
+                    self.counters.drops.add(DropReason::SendFailed, 1);
                 }
             }
             Effect::SendToPeer {
@@ -429,7 +450,7 @@ impl<D: Datagrams> Worker<D> {
                 };
                 let effects = &mut self.further_effects;
                 match opened {
-                    Ok(()) => self.server.relay_opened(*relay, self.now, effects),
+                    Ok(()) => self.server.relay_opened(*relay, effects),
                     Err(failure) => self.server.relay_failed(*relay, failure, self.now, effects),
                 }
             }
@@ -530,7 +551,7 @@ impl<D: Datagrams> Sender<D> {
             Destination::Stream(..) => messages.len(),
         };
         if lost > 0 {
-            self.counters.drops.add(Drop::SendFailed, lost as u64);
+            self.counters.drops.add(DropReason::SendFailed, lost as u64);
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use socket2::Socket;
 use turn_relay_proto::{
     packet::{HEADROOM, TAILROOM},
-    server::IcmpError,
+    IcmpError,
 };
 
 /// The most datagrams that one call receives. Measured with `examples/datagram_costs.rs`.

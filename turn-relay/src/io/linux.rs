@@ -17,7 +17,7 @@ use std::{
 
 use libc::{c_int, c_void, cmsghdr, iovec, mmsghdr, msghdr, socklen_t};
 use socket2::{Domain, Socket};
-use turn_relay_proto::{policy::unmapped, server::IcmpError};
+use turn_relay_proto::{IcmpError, policy::unmapped};
 
 use super::datagrams::{Arena, BATCH, Datagrams, Envelope, Role};
 

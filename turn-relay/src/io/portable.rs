@@ -9,7 +9,7 @@ use std::{
 };
 
 use socket2::Socket;
-use turn_relay_proto::{policy::unmapped, server::IcmpError};
+use turn_relay_proto::{IcmpError, policy::unmapped};
 
 use super::datagrams::{Arena, BATCH, Datagrams, Envelope, Role};
 

@@ -13,7 +13,7 @@ use socket2::{Protocol, Type};
 use turn_relay_proto::{
     RelayId,
     address::Family,
-    server::RelayFailure,
+    RelayFailure,
 };
 
 use super::{
