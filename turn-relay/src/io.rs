@@ -12,7 +12,6 @@ pub mod relays;
 
 #[cfg(target_os = "linux")]
 pub mod linux;
-#[cfg(any(test, not(target_os = "linux")))]
 pub mod portable;
 
 /// How this system's datagrams are moved.
