@@ -22,6 +22,7 @@ pub mod stun;
 pub mod time;
 
 mod budget;
+mod connections;
 mod rate;
 mod server;
 
