@@ -13,6 +13,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::yaml::{Section, Value};
+
 /// Allows public addresses, and those that the configuration names.
 #[derive(Clone, Debug, Default)]
 pub struct AddressPolicy {
@@ -124,6 +126,22 @@ pub fn parse_network(text: &str) -> Result<IpNet, InvalidNetwork> {
         });
     }
     Ok(unmapped(network))
+}
+
+/// The networks that the key of a configuration lists; each that is none is reported.
+#[must_use]
+pub fn read_networks(section: &Section<'_>, key: &'static str) -> Vec<IpNet> {
+    let Some(list) = section.get(key) else {
+        return Vec::new();
+    };
+    let network = |item: Value<'_>| match parse_network(item.text()?.trim()) {
+        Ok(network) => Some(network),
+        Err(problem) => {
+            item.error(problem);
+            None
+        }
+    };
+    list.one_or_more().into_iter().filter_map(network).collect()
 }
 
 /// `::ffff:0:0/96` and what is in it, as IPv4.
