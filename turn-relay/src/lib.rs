@@ -1,3 +1,5 @@
-//! Nothing here yet: the TURN relay comes with a release of its own.
-//!
-//! The crate holds the relay's place beside the push gateway. No command of this version starts one.
+//! A TURN relay (RFC 8656) that knows as little as possible about who talks to whom.
+
+pub mod addresses;
+pub mod certificates;
+pub mod config;

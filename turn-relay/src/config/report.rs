@@ -1,0 +1,1 @@
+//! What reading a configuration gave, as lines for people.
