@@ -1,6 +1,7 @@
 //! What both services need, and nothing that only one does.
 
-pub mod address_policy;
+pub use address_policy;
+
 pub mod clock;
 pub mod environment;
 pub mod http_client;

@@ -1,5 +1,6 @@
-//! A TURN relay (RFC 8656) that knows as little as possible about who talks to whom.
+//! The TURN relay: input and output around [`turn_relay_proto`], and what an operator sees of it.
 
 pub mod addresses;
 pub mod certificates;
 pub mod config;
+pub mod workers;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use shared::{
-    address_policy::{AddressPolicy, read_networks},
+    address_policy::AddressPolicy,
     environment::Environment,
     secret::Secret,
     yaml::{self, Diagnostics, Scalar, Section, Severity, Value},
@@ -348,8 +348,8 @@ fn rate(limits: &Section<'_>, key: &'static str, default: Option<u32>) -> Option
 
 fn outbound(outbound: &Section<'_>) -> AddressPolicy {
     let policy = AddressPolicy {
-        allow: read_networks(outbound, "allow_private"),
-        deny: read_networks(outbound, "deny"),
+        allow: outbound.networks("allow_private"),
+        deny: outbound.networks("deny"),
     };
     outbound.finish(Severity::Warning);
     policy

@@ -7,7 +7,6 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use shared::{
-    address_policy::read_networks,
     yaml::{Scalar, Section, Severity, Value},
 };
 
@@ -38,7 +37,7 @@ pub(super) fn listen(root: &Section<'_>, has_certificate: bool) -> Listen {
             None if has_certificate => everywhere(5349),
             None => Vec::new(),
         },
-        proxy_protocol: read_networks(&section, "proxy_protocol"),
+        proxy_protocol: section.networks("proxy_protocol"),
     };
     match &tls_value {
         Some(value) if !has_certificate && !value.is_empty() => value.error(
@@ -301,8 +300,8 @@ fn port_range(value: &Value<'_>, lowest: u16) -> Option<RangeInclusive<u16>> {
 /// `peers:`
 pub(super) fn peers(section: &Section<'_>) -> Peers {
     let peers = Peers {
-        allow: read_networks(section, "allow"),
-        deny: read_networks(section, "deny"),
+        allow: section.networks("allow"),
+        deny: section.networks("deny"),
         deny_ports: section.get("deny_ports").map_or_else(Vec::new, |value| {
             value
                 .one_or_more()

@@ -13,8 +13,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::yaml::{Section, Value};
-
 /// Allows public addresses, and those that the configuration names.
 #[derive(Clone, Debug, Default)]
 pub struct AddressPolicy {
@@ -128,22 +126,6 @@ pub fn parse_network(text: &str) -> Result<IpNet, InvalidNetwork> {
     Ok(unmapped(network))
 }
 
-/// The networks that the key of a configuration lists; each that is none is reported.
-#[must_use]
-pub fn read_networks(section: &Section<'_>, key: &'static str) -> Vec<IpNet> {
-    let Some(list) = section.get(key) else {
-        return Vec::new();
-    };
-    let network = |item: Value<'_>| match parse_network(item.text()?.trim()) {
-        Ok(network) => Some(network),
-        Err(problem) => {
-            item.error(problem);
-            None
-        }
-    };
-    list.one_or_more().into_iter().filter_map(network).collect()
-}
-
 /// `::ffff:0:0/96` and what is in it, as IPv4.
 fn unmapped(network: IpNet) -> IpNet {
     let IpNet::V6(inner) = network else {
@@ -157,8 +139,10 @@ fn unmapped(network: IpNet) -> IpNet {
         .map_or(network, IpNet::V4)
 }
 
-/// The address that a packet to `address` ends up at, where the address itself says so.
-fn canonical(address: IpAddr) -> IpAddr {
+/// The address that a packet to `address` ends up at, where the address itself says so: an IPv4-mapped,
+/// NAT64 (well-known prefix) or 6to4 address becomes the IPv4 address in it.
+#[must_use]
+pub fn canonical(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else {
         return address;
     };

@@ -1,0 +1,124 @@
+//! Keys of the long-term credential mechanism and what they protect, RFC 8489 §9.2.2, §14.5 to §14.7, §18.5.
+
+use aws_lc_rs::{digest, hmac};
+use md5::{Digest as _, Md5};
+use zeroize::Zeroize;
+
+/// A way to make a key of a password, RFC 8489 §18.5.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PasswordAlgorithm {
+    /// 0x0001: what clients use that do not know of algorithms.
+    Md5,
+    /// 0x0002.
+    Sha256,
+}
+
+impl PasswordAlgorithm {
+    /// Its number in PASSWORD-ALGORITHM.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        match self {
+            Self::Md5 => 1,
+            Self::Sha256 => 2,
+        }
+    }
+}
+
+/// What a message is authenticated with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IntegrityKind {
+    /// MESSAGE-INTEGRITY: HMAC-SHA1, 20 bytes.
+    Sha1,
+    /// MESSAGE-INTEGRITY-SHA256: HMAC-SHA256, 16 to 32 bytes.
+    Sha256,
+}
+
+/// A long-term key. It is wiped when it is dropped, and `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key {
+    bytes: [u8; 32],
+    algorithm: PasswordAlgorithm,
+}
+
+impl Key {
+    /// The key of `username`, `realm` and `password`, all of them after OpaqueString (RFC 8265), RFC 8489 §18.5.1.
+    #[must_use]
+    pub fn new(
+        algorithm: PasswordAlgorithm,
+        username: &[u8],
+        realm: &[u8],
+        password: &[u8],
+    ) -> Self {
+        let parts: [&[u8]; 5] = [username, b":", realm, b":", password];
+        let mut bytes = [0; 32];
+        match algorithm {
+            PasswordAlgorithm::Md5 => {
+                let mut context = Md5::new();
+                parts.iter().for_each(|part| context.update(part));
+                bytes[..16].copy_from_slice(&context.finalize());
+            }
+            PasswordAlgorithm::Sha256 => {
+                let mut context = digest::Context::new(&digest::SHA256);
+                parts.iter().for_each(|part| context.update(part));
+                bytes.copy_from_slice(context.finish().as_ref());
+            }
+        }
+        Self { bytes, algorithm }
+    }
+
+    /// A key as it is: the password itself, of the short-term mechanism (RFC 8489 §9.1.1), has no other use here than test vectors.
+    #[cfg(test)]
+    pub(crate) fn of_16_bytes(bytes: [u8; 16]) -> Self {
+        let mut all = [0; 32];
+        all[..16].copy_from_slice(&bytes);
+        Self {
+            bytes: all,
+            algorithm: PasswordAlgorithm::Md5,
+        }
+    }
+
+    /// How it was made.
+    #[must_use]
+    pub const fn algorithm(&self) -> PasswordAlgorithm {
+        self.algorithm
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        match self.algorithm {
+            PasswordAlgorithm::Md5 => &self.bytes[..16],
+            PasswordAlgorithm::Sha256 => &self.bytes,
+        }
+    }
+
+    /// HMAC over `parts`, one after the other.
+    pub(super) fn sign(&self, kind: IntegrityKind, parts: [&[u8]; 3]) -> hmac::Tag {
+        let algorithm = match kind {
+            IntegrityKind::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
+            IntegrityKind::Sha256 => hmac::HMAC_SHA256,
+        };
+        let mut context = hmac::Context::with_key(&hmac::Key::new(algorithm, self.as_bytes()));
+        parts.iter().for_each(|part| context.update(part));
+        context.sign()
+    }
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.bytes.zeroize();
+    }
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Key")
+            .field("algorithm", &self.algorithm)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The value of FINGERPRINT over `parts`, RFC 8489 §14.7.
+pub(super) fn fingerprint(parts: [&[u8]; 3]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    parts.iter().for_each(|part| hasher.update(part));
+    hasher.finalize() ^ 0x5354_554E
+}
