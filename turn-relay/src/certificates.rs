@@ -1,22 +1,27 @@
 //! The certificate that clients see: read, checked, offered, and read again when it was renewed.
 //!
-//! [`Certificates::current`] is what a new connection takes; connections keep what they began with.
+//! A new connection takes what [`Certificates::current`] holds, as [`for_client`] fits it to the client;
+//! connections keep what they began with.
 
 use std::{
     collections::BTreeSet,
     fmt,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::{ClientHello, ServerSessionMemoryCache},
     sign::{CertifiedKey, SingleCertAndKey},
+    version::{TLS12, TLS13},
 };
 use shared::{
     key_file::{self, pem_blocks},
@@ -34,6 +39,8 @@ pub const ALPN_TURN: &[u8] = b"stun.turn";
 /// RFC 7443 §3: Binding requests over this connection.
 pub const ALPN_NAT_DISCOVERY: &[u8] = b"stun.nat-discovery";
 
+const PROTOCOLS: [&[u8]; 2] = [ALPN_TURN, ALPN_NAT_DISCOVERY];
+
 /// How often the files are looked at.
 pub const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -42,7 +49,7 @@ const RESUMABLE_SESSIONS: usize = 1024;
 
 /// A certificate with its chain and its key, which fit together.
 pub struct Identity {
-    certified: Arc<CertifiedKey>,
+    certified: CertifiedKey,
     not_before: i64,
     not_after: i64,
     ends: String,
@@ -85,9 +92,8 @@ impl Identity {
                 pem_blocks(&String::from_utf8_lossy(certificate))
             )));
         };
-        let damaged = || {
-            Unusable::Certificate("its first certificate is damaged (get it again)".to_owned())
-        };
+        let damaged =
+            || Unusable::Certificate("its first certificate is damaged (get it again)".to_owned());
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| damaged())?;
         let validity = parsed.validity();
         let (not_before, not_after) = (
@@ -110,7 +116,7 @@ impl Identity {
             ),
         })?;
         Ok(Self {
-            certified: Arc::new(certified),
+            certified,
             not_before,
             not_after,
             ends,
@@ -132,6 +138,11 @@ impl Identity {
             Unusable::Certificate(problem) => format!("the file {certificate:?}: {problem}"),
             Unusable::Key(problem) => format!("the file {key:?}: {problem}"),
         })
+    }
+
+    /// Whether it is the same certificate with the same chain, and so the same key.
+    fn is_same(&self, other: &Self) -> bool {
+        self.certified.cert == other.certified.cert
     }
 
     /// From when on it is valid, in seconds since 1970.
@@ -192,26 +203,15 @@ impl Identity {
     /// # Errors
     ///
     /// A text, when the cryptography cannot do what these versions ask for.
-    pub fn server_configs(&self) -> Result<ServerConfigs, String> {
-        let resolver = Arc::new(SingleCertAndKey::from(CertifiedKey::clone(&self.certified)));
-        let sessions = ServerSessionMemoryCache::new(RESUMABLE_SESSIONS);
-        let config = |protocol: Option<&[u8]>| {
-            let builder = ServerConfig::builder_with_provider(crypto_provider())
-                .with_safe_default_protocol_versions()
-                .map_err(|error| format!("TLS cannot be set up: {error}"))?;
-            let mut config = builder
-                .with_no_client_auth()
-                .with_cert_resolver(Arc::clone(&resolver) as _);
-            config.session_storage = Arc::clone(&sessions) as _;
-            config.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
-            Ok::<_, String>(Arc::new(config))
-        };
-        Ok(ServerConfigs {
-            turn: config(Some(ALPN_TURN))?,
-            nat_discovery: config(Some(ALPN_NAT_DISCOVERY))?,
-            without_protocol: config(None)?,
-            not_after: self.not_after,
-        })
+    pub fn server_config(&self) -> Result<Arc<ServerConfig>, String> {
+        let mut config = ServerConfig::builder_with_provider(crypto_provider())
+            .with_protocol_versions(&[&TLS13, &TLS12])
+            .map_err(|error| format!("TLS cannot be set up: {error}"))?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(self.certified.clone())));
+        config.session_storage = ServerSessionMemoryCache::new(RESUMABLE_SESSIONS);
+        config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+        Ok(Arc::new(config))
     }
 }
 
@@ -268,51 +268,36 @@ fn names(certificate: &X509Certificate<'_>) -> BTreeSet<Name> {
         .collect()
 }
 
-/// One identity's configurations of rustls.
+/// The configuration for the client that said `hello`, as [`rustls::server::Acceptor`] hands it out.
 ///
 /// rustls takes the first protocol of the *server's* list, and refuses a client that offers none of them.
-/// RFC 7443 §3 wants the client's order, and whoever offers something else is a client all the same. So
-/// there is a configuration for each answer, chosen by the client's first message.
-#[derive(Clone, Debug)]
-pub struct ServerConfigs {
-    turn: Arc<ServerConfig>,
-    nat_discovery: Arc<ServerConfig>,
-    without_protocol: Arc<ServerConfig>,
-    not_after: i64,
+/// RFC 7443 §3 wants the first of the client's, and whoever offers something else is a client all the same,
+/// and is answered without a protocol.
+#[must_use]
+pub fn for_client(config: &Arc<ServerConfig>, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
+    match hello.alpn() {
+        Some(offered) => for_protocols(config, offered),
+        None => Arc::clone(config),
+    }
 }
 
-impl ServerConfigs {
-    /// When the certificate expires, in seconds since 1970.
-    #[must_use]
-    pub const fn not_after(&self) -> i64 {
-        self.not_after
-    }
-
-    /// The configuration for the client that said `hello`, as [`rustls::server::Acceptor`] hands it out:
-    /// it selects the first protocol of the client's that is known, else none.
-    #[must_use]
-    pub fn for_client(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
-        let offered = hello.alpn().into_iter().flatten();
-        Arc::clone(self.for_protocols(offered))
-    }
-
-    fn for_protocols<'a>(&self, offered: impl Iterator<Item = &'a [u8]>) -> &Arc<ServerConfig> {
-        for protocol in offered {
-            match protocol {
-                ALPN_TURN => return &self.turn,
-                ALPN_NAT_DISCOVERY => return &self.nat_discovery,
-                _ => {}
-            }
-        }
-        &self.without_protocol
-    }
+fn for_protocols<'a>(
+    config: &Arc<ServerConfig>,
+    mut offered: impl Iterator<Item = &'a [u8]>,
+) -> Arc<ServerConfig> {
+    let selected = offered.find(|protocol| PROTOCOLS.contains(protocol));
+    let mut config = ServerConfig::clone(config);
+    config.alpn_protocols = selected.map(<[u8]>::to_vec).into_iter().collect();
+    Arc::new(config)
 }
 
 /// What new connections are served with. Shared by all threads; reading takes no lock.
 #[derive(Debug)]
 pub struct Certificates {
-    current: ArcSwapOption<ServerConfigs>,
-    watched: Mutex<Option<Watched>>,
+    current: Arc<ArcSwap<ServerConfig>>,
+    /// Seconds since 1970
+    not_after: AtomicI64,
+    watched: Mutex<Watched>,
 }
 
 /// The files that are looked at.
@@ -343,77 +328,81 @@ pub enum Look {
 }
 
 impl Certificates {
-    /// Serves with nothing until [`Certificates::replace`].
-    #[must_use]
-    pub fn none() -> Self {
-        Self {
-            current: ArcSwapOption::empty(),
-            watched: Mutex::new(None),
-        }
-    }
-
-    /// What a new connection is served with; none when there is no certificate.
-    #[must_use]
-    pub fn current(&self) -> Option<Arc<ServerConfigs>> {
-        self.current.load_full()
-    }
-
     /// Serves new connections with `identity`, and watches the files that it is from.
     ///
     /// # Errors
     ///
-    /// As [`Identity::server_configs`]; what was there before stays in use.
+    /// As [`Identity::server_config`].
+    pub fn new(identity: Arc<Identity>, certificate: &Path, key: &Path) -> Result<Self, String> {
+        Ok(Self {
+            current: Arc::new(ArcSwap::new(identity.server_config()?)),
+            not_after: AtomicI64::new(identity.not_after()),
+            watched: Mutex::new(Watched::new(identity, certificate, key)),
+        })
+    }
+
+    /// What a new connection is served with, now and after each change.
+    #[must_use]
+    pub fn current(&self) -> Arc<ArcSwap<ServerConfig>> {
+        Arc::clone(&self.current)
+    }
+
+    /// When the certificate in use expires, in seconds since 1970.
+    #[must_use]
+    pub fn not_after(&self) -> i64 {
+        self.not_after.load(Ordering::Relaxed)
+    }
+
+    /// Serves new connections with another `identity`, and watches the files that it is from.
+    ///
+    /// # Errors
+    ///
+    /// As [`Identity::server_config`]; what was there before stays in use.
     pub fn replace(
         &self,
         identity: Arc<Identity>,
         certificate: &Path,
         key: &Path,
     ) -> Result<(), String> {
-        let configs = identity.server_configs()?;
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        *watched = Some(Watched {
-            certificate: certificate.to_owned(),
-            key: key.to_owned(),
-            seen: None,
-            in_use: identity,
-            complained: false,
-        });
-        self.current.store(Some(Arc::new(configs)));
+        if !watched.in_use.is_same(&identity) {
+            self.serve(&identity)?;
+        }
+        *watched = Watched::new(identity, certificate, key);
         Ok(())
     }
 
-    /// Ends TLS for new connections.
-    pub fn remove(&self) {
-        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        *watched = None;
-        self.current.store(None);
+    fn serve(&self, identity: &Identity) -> Result<(), String> {
+        self.current.store(identity.server_config()?);
+        self.not_after
+            .store(identity.not_after(), Ordering::Relaxed);
+        Ok(())
     }
 
     /// Reads the files if one of them changed, and uses them if they fit together. A pair of which one
     /// file is still the old one, or half written, is tried again at each look, and complained of once.
     pub fn look(&self) -> Look {
-        let mut guard = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(watched) = guard.as_mut() else {
-            return Look::Unchanged;
-        };
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         // Taken before reading: what is written meanwhile shows at the next look.
         let seen = [&watched.certificate, &watched.key].map(|path| fingerprint(path));
         if watched.seen == Some(seen) && !watched.complained {
             return Look::Unchanged;
         }
         watched.seen = Some(seen);
-        let read = Identity::read(&watched.certificate, &watched.key)
-            .and_then(|identity| Ok((identity.server_configs()?, identity)));
+        let read = Identity::read(&watched.certificate, &watched.key);
+        let read = read.and_then(|identity| {
+            if watched.in_use.is_same(&identity) {
+                return Ok(Look::Unchanged);
+            }
+            self.serve(&identity)?;
+            info!(expires = %identity.ends, "there is another certificate: new connections get it");
+            watched.in_use = Arc::new(identity);
+            Ok(Look::Replaced)
+        });
         match read {
-            Ok((configs, identity)) => {
+            Ok(look) => {
                 watched.complained = false;
-                if identity.certified.cert == watched.in_use.certified.cert {
-                    return Look::Unchanged;
-                }
-                info!(expires = %identity.ends, "there is another certificate: new connections get it");
-                watched.in_use = Arc::new(identity);
-                self.current.store(Some(Arc::new(configs)));
-                Look::Replaced
+                look
             }
             Err(problem) => {
                 if !watched.complained {
@@ -441,6 +430,19 @@ impl Certificates {
     }
 }
 
+impl Watched {
+    fn new(identity: Arc<Identity>, certificate: &Path, key: &Path) -> Self {
+        Self {
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+            // The files may have changed since the identity was read.
+            seen: None,
+            in_use: identity,
+            complained: false,
+        }
+    }
+}
+
 #[cfg(unix)]
 fn fingerprint(path: &Path) -> Fingerprint {
     use std::os::unix::fs::MetadataExt as _;
@@ -453,4 +455,279 @@ fn fingerprint(path: &Path) -> Fingerprint {
 fn fingerprint(path: &Path) -> Fingerprint {
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.modified().ok(), metadata.len(), 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::{
+        ClientConfig, ClientConnection, RootCertStore, ServerConnection,
+        pki_types::ServerName,
+        server::{Accepted, Acceptor},
+    };
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const HOST: &str = "turn.example.org";
+
+    struct Pem {
+        certificate: String,
+        key: String,
+    }
+
+    fn pem() -> Pem {
+        pem_for(&[HOST])
+    }
+
+    fn pem_for(names: &[&str]) -> Pem {
+        let key = KeyPair::generate().expect("key");
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let params = CertificateParams::new(names).expect("names");
+        Pem {
+            certificate: params.self_signed(&key).expect("certificate").pem(),
+            key: key.serialize_pem(),
+        }
+    }
+
+    fn identity(pem: &Pem) -> Identity {
+        Identity::of_pem(pem.certificate.as_bytes(), pem.key.as_bytes()).expect("they fit")
+    }
+
+    /// A folder with the pair in it.
+    fn folder(pem: &Pem) -> TempDir {
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        write(&folder, "cert.pem", &pem.certificate);
+        write(&folder, "key.pem", &pem.key);
+        folder
+    }
+
+    /// As a renewal does it: a new file in the place of the old one.
+    fn write(folder: &TempDir, name: &str, content: &str) {
+        let new = folder.path().join("new");
+        std::fs::write(&new, content).expect("write");
+        std::fs::rename(new, folder.path().join(name)).expect("rename");
+    }
+
+    fn certificates(folder: &TempDir) -> Certificates {
+        let (certificate, key) = (
+            folder.path().join("cert.pem"),
+            folder.path().join("key.pem"),
+        );
+        let identity = Identity::read(&certificate, &key).expect("they fit");
+        Certificates::new(Arc::new(identity), &certificate, &key).expect("TLS works")
+    }
+
+    /// What a handshake in memory came to: the protocol, and the leaf that the client saw.
+    fn handshake(
+        config: &Arc<ServerConfig>,
+        trusted: &Pem,
+        offered: &[&[u8]],
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> Result<(Option<Vec<u8>>, Vec<u8>), rustls::Error> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(
+            CertificateDer::pem_slice_iter(trusted.certificate.as_bytes())
+                .map(|certificate| certificate.expect("PEM")),
+        );
+        let mut client = ClientConfig::builder_with_provider(crypto_provider())
+            .with_protocol_versions(versions)?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        client.alpn_protocols = offered.iter().map(|protocol| protocol.to_vec()).collect();
+        let name = ServerName::try_from(HOST).expect("a host name");
+        let mut client = ClientConnection::new(Arc::new(client), name)?;
+        let mut server = accept(&mut client, config);
+        while client.is_handshaking() || server.is_handshaking() {
+            pass(&mut |to| server.write_tls(to), &mut |from| {
+                client.read_tls(from)
+            });
+            client.process_new_packets()?;
+            pass(&mut |to| client.write_tls(to), &mut |from| {
+                server.read_tls(from)
+            });
+            server.process_new_packets()?;
+        }
+        client.writer().write_all(b"hello").expect("buffered");
+        pass(&mut |to| client.write_tls(to), &mut |from| {
+            server.read_tls(from)
+        });
+        server.process_new_packets()?;
+        let mut heard = [0; 5];
+        server.reader().read_exact(&mut heard).expect("five bytes");
+        assert_eq!(&heard, b"hello");
+        let leaf = client.peer_certificates().expect("a certificate")[0].to_vec();
+        Ok((client.alpn_protocol().map(<[u8]>::to_vec), leaf))
+    }
+
+    fn accept(client: &mut ClientConnection, config: &Arc<ServerConfig>) -> ServerConnection {
+        let mut acceptor = Acceptor::default();
+        let accepted: Accepted = loop {
+            pass(&mut |to| client.write_tls(to), &mut |from| {
+                acceptor.read_tls(from)
+            });
+            if let Ok(Some(accepted)) = acceptor.accept() {
+                break accepted;
+            }
+        };
+        let config = for_client(config, &accepted.client_hello());
+        accepted
+            .into_connection(config)
+            .map_err(|(error, _)| error)
+            .expect("a hello")
+    }
+
+    fn pass(
+        from: &mut dyn FnMut(&mut dyn std::io::Write) -> std::io::Result<usize>,
+        to: &mut dyn FnMut(&mut dyn std::io::Read) -> std::io::Result<usize>,
+    ) {
+        let mut bytes = Vec::new();
+        while from(&mut bytes).expect("a buffer takes it") > 0 {}
+        let mut unread = bytes.as_slice();
+        while !unread.is_empty() && to(&mut unread).expect("a buffer gives it") > 0 {}
+    }
+
+    #[test]
+    fn a_client_gets_the_first_of_its_protocols_that_is_known_or_none() {
+        let pem = pem();
+        let config = identity(&pem).server_config().expect("TLS works");
+        let cases: [(&[&[u8]], Option<&[u8]>); 6] = [
+            (&[], None),
+            (&[ALPN_TURN], Some(ALPN_TURN)),
+            (&[ALPN_NAT_DISCOVERY], Some(ALPN_NAT_DISCOVERY)),
+            (&[ALPN_NAT_DISCOVERY, ALPN_TURN], Some(ALPN_NAT_DISCOVERY)),
+            (&[b"h2", ALPN_TURN, ALPN_NAT_DISCOVERY], Some(ALPN_TURN)),
+            (&[b"h2", b"http/1.1"], None),
+        ];
+        for versions in [[&TLS13], [&TLS12]] {
+            for (offered, selected) in cases {
+                let (protocol, _) =
+                    handshake(&config, &pem, offered, &versions).expect("a connection");
+                assert_eq!(protocol.as_deref(), selected, "{offered:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn all_cipher_suites_are_aead() {
+        let config = identity(&pem()).server_config().expect("TLS works");
+        assert!(config.crypto_provider().cipher_suites.len() >= 6);
+        for suite in &config.crypto_provider().cipher_suites {
+            let name = format!("{:?}", suite.suite());
+            assert!(
+                name.contains("_GCM_") || name.contains("CHACHA20_POLY1305"),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_renewed_pair_is_served_to_new_connections() {
+        let old = pem();
+        let folder = folder(&old);
+        let certificates = certificates(&folder);
+        assert_eq!(certificates.look(), Look::Unchanged, "it is in use already");
+        assert_eq!(certificates.look(), Look::Unchanged);
+
+        let new = pem();
+        write(&folder, "cert.pem", &new.certificate);
+        assert_eq!(certificates.look(), Look::Refused, "the key is the old one");
+        let config = certificates.current().load_full();
+        handshake(&config, &old, &[], &[&TLS13]).expect("the old one is still in use");
+
+        write(&folder, "key.pem", &new.key);
+        assert_eq!(certificates.look(), Look::Replaced);
+        assert_eq!(certificates.look(), Look::Unchanged);
+        let config = certificates.current().load_full();
+        handshake(&config, &new, &[], &[&TLS13]).expect("the new one is in use");
+        assert!(handshake(&config, &old, &[], &[&TLS13]).is_err());
+    }
+
+    #[test]
+    fn files_that_are_gone_or_half_written_leave_the_old_pair_in_use() {
+        let old = pem();
+        let folder = folder(&old);
+        let certificates = certificates(&folder);
+        std::fs::remove_file(folder.path().join("key.pem")).expect("it is there");
+        assert_eq!(certificates.look(), Look::Refused);
+        write(&folder, "key.pem", &old.key[..40]);
+        assert_eq!(certificates.look(), Look::Refused);
+        // written to the end in place: the same inode, perhaps the same time
+        std::fs::write(folder.path().join("key.pem"), &old.key).expect("write");
+        assert_eq!(certificates.look(), Look::Unchanged, "the old pair is back");
+        let config = certificates.current().load_full();
+        handshake(&config, &old, &[], &[&TLS13]).expect("it was in use all the time");
+    }
+
+    #[test]
+    fn a_reload_may_name_other_files() {
+        let (first, second) = (pem(), pem());
+        let (one, two) = (folder(&first), folder(&second));
+        let certificates = certificates(&one);
+        certificates
+            .replace(
+                Arc::new(identity(&second)),
+                &two.path().join("cert.pem"),
+                &two.path().join("key.pem"),
+            )
+            .expect("TLS works");
+        let config = certificates.current().load_full();
+        handshake(&config, &second, &[], &[&TLS13]).expect("the second is in use");
+        write(&one, "cert.pem", "nothing");
+        assert_eq!(
+            certificates.look(),
+            Look::Unchanged,
+            "the first is not watched"
+        );
+    }
+
+    #[test]
+    fn whom_a_certificate_is_for() {
+        let identity = identity(&pem_for(&[
+            HOST,
+            "*.Relays.example",
+            "192.0.2.7",
+            "2001:db8::7",
+        ]));
+        for (host, fits) in [
+            (HOST, true),
+            ("TURN.example.org", true),
+            ("a.relays.example", true),
+            ("a.b.relays.example", false),
+            ("relays.example", false),
+            ("192.0.2.7", true),
+            ("[2001:db8::7]", true),
+            ("192.0.2.8", false),
+            ("example.org", false),
+        ] {
+            assert_eq!(identity.is_for(host), fits, "{host}");
+        }
+        assert_eq!(
+            identity.names(),
+            "*.relays.example, turn.example.org, 192.0.2.7, 2001:db8::7"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_two_files_is_said_of_the_right_one() {
+        let (one, other) = (pem(), pem());
+        let of = |certificate: &str, key: &str| {
+            Identity::of_pem(certificate.as_bytes(), key.as_bytes()).expect_err("unusable")
+        };
+        assert!(matches!(of(&one.certificate, &other.key), Unusable::Key(_)));
+        assert!(matches!(of(&one.key, &one.key), Unusable::Certificate(_)));
+        assert!(matches!(
+            of(&one.certificate, &one.certificate),
+            Unusable::Key(_)
+        ));
+        let encrypted = one.key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+        let Unusable::Key(problem) = of(&one.certificate, &encrypted) else {
+            panic!("the key is to blame")
+        };
+        assert!(problem.contains("openssl pkey"), "{problem}");
+        let damaged = "-----BEGIN CERTIFICATE-----\nMTIzNDU2Nzg5MA==\n-----END CERTIFICATE-----\n";
+        assert!(matches!(of(damaged, &one.key), Unusable::Certificate(_)));
+    }
 }

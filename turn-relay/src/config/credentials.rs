@@ -137,7 +137,10 @@ pub(super) fn parse_host(text: &str) -> Option<(&str, Option<u16>)> {
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (host, port) = rest.split_once(']')?;
         host.parse::<std::net::Ipv6Addr>().ok()?;
-        (host, port.strip_prefix(':').or((!port.is_empty()).then_some("")))
+        (
+            host,
+            port.strip_prefix(':').or((!port.is_empty()).then_some("")),
+        )
     } else {
         let (host, port) = match text.split_once(':') {
             Some((host, port)) => (host, Some(port)),
@@ -169,9 +172,7 @@ fn is_host_name(text: &str) -> bool {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    text.len() <= 253
-        && text.split('.').all(label)
-        && (text.contains('.') || text == "localhost")
+    text.len() <= 253 && text.split('.').all(label) && (text.contains('.') || text == "localhost")
 }
 
 /// TLS first, since it shows the least to the network; then UDP, which is the best for calls.

@@ -291,44 +291,42 @@ fn hosts_of_tls(credentials: &Credentials) -> Vec<String> {
 
 fn quotas(section: &Section<'_>) -> Quotas {
     let defaults = Quotas::default();
-    let count = |key, range, default| {
+    let small = |key, default| {
         section
             .get(key)
-            .and_then(|value| value.count(range))
+            .and_then(|value| value.integer(1..=1_000_000))
+            .and_then(|number| u32::try_from(number).ok())
+            .unwrap_or(default)
+    };
+    let count = |key, most, default| {
+        section
+            .get(key)
+            .and_then(|value| value.count(1..=most))
             .unwrap_or(default)
     };
     let quotas = Quotas {
-        allocations_per_user: count(
-            "allocations_per_user",
-            1..=1_000_000,
-            defaults.allocations_per_user,
-        ),
-        allocations_total: count(
-            "allocations_total",
-            1..=1_000_000,
-            defaults.allocations_total,
-        ),
+        allocations_per_user: small("allocations_per_user", defaults.allocations_per_user),
+        allocations_total: small("allocations_total", defaults.allocations_total),
         permissions_per_allocation: count(
             "permissions_per_allocation",
-            1..=4096,
+            4096,
             defaults.permissions_per_allocation,
         ),
         channels_per_allocation: count(
             "channels_per_allocation",
-            1..=4096,
+            4096,
             defaults.channels_per_allocation,
         ),
         bandwidth_per_user: section
             .get("bandwidth_per_user")
             .and_then(|value| value.size(1000..=1 << 40)),
-        unauthenticated_per_prefix: section
-            .get("unauthenticated_per_prefix")
-            .and_then(|value| value.integer(1..=1_000_000))
-            .and_then(|number| u32::try_from(number).ok())
-            .unwrap_or(defaults.unauthenticated_per_prefix),
+        unauthenticated_per_prefix: small(
+            "unauthenticated_per_prefix",
+            defaults.unauthenticated_per_prefix,
+        ),
         connections_per_prefix: count(
             "connections_per_prefix",
-            1..=1_000_000,
+            1_000_000,
             defaults.connections_per_prefix,
         ),
         tcp_buffer: section

@@ -28,6 +28,9 @@ mod tests;
 pub use load::{Loaded, load};
 pub use shared::telemetry::{Log, LogFormat};
 
+/// Whether this program speaks DTLS.
+pub const DTLS: bool = false;
+
 /// A whole, valid configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -68,11 +71,13 @@ pub struct Config {
 pub struct Listen {
     /// `udp` (default port 3478 of every address)
     pub udp: Vec<SocketAddr>,
-    /// `tcp` (default port 3478 of every address)
+    /// `tcp` (default port 3478 of every address). The first byte of a connection tells whether it is TLS,
+    /// here and in `tls`.
     pub tcp: Vec<SocketAddr>,
-    /// `tls` (default port 5349 of every address where there is a certificate). An address that is in
-    /// `tcp`, too, is one port for both: the first byte of a connection tells which it is.
+    /// `tls` (default port 5349 of every address where there is a certificate)
     pub tls: Vec<SocketAddr>,
+    /// `dtls` (default none); none where [`DTLS`] is false.
+    pub dtls: Vec<SocketAddr>,
     /// `proxy_protocol` (default none): TCP and TLS connections from these networks begin with a header of
     /// the PROXY protocol, version 2.
     pub proxy_protocol: Vec<IpNet>,
@@ -109,22 +114,22 @@ pub struct Peers {
     pub allow: Vec<IpNet>,
     /// `deny` (default none): added to the built-in list of special-purpose ranges.
     pub deny: Vec<IpNet>,
-    /// `deny_ports` (default none): ports, 1 to 65535, that no peer may have.
-    pub deny_ports: Vec<RangeInclusive<u16>>,
+    /// `deny_ports` (default none): ports, 1 to 65535, that no peer may have; in order, each once.
+    pub deny_ports: Vec<u16>,
 }
 
 /// `quotas:`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quotas {
     /// `allocations_per_user` (default 12, at least 1), a user being what follows the expiry in a username
-    pub allocations_per_user: usize,
+    pub allocations_per_user: u32,
     /// `allocations_total` (default 10000, 1 to 1,000,000)
-    pub allocations_total: usize,
+    pub allocations_total: u32,
     /// `permissions_per_allocation` (default 64, 1 to 4096)
     pub permissions_per_allocation: usize,
     /// `channels_per_allocation` (default 64, 1 to 4096, which is all there are)
     pub channels_per_allocation: usize,
-    /// `bandwidth_per_user` (default none, at least 1000): bytes a second, both directions together
+    /// `bandwidth_per_user` (default none, at least 1000): bytes a second in each direction
     pub bandwidth_per_user: Option<u64>,
     /// `unauthenticated_per_prefix` (default 100, at least 1): answers a second to requests without valid
     /// credentials from one /24 (IPv6: /48)
@@ -150,9 +155,9 @@ pub struct Lifetime {
 pub struct Timeouts {
     /// `tls_handshake` (default 10 s, 1 s to 5 min): from accepting to the end of the handshake
     pub tls_handshake: Duration,
-    /// `first_request` (default 10 s, 1 s to 5 min): until the first whole message is there
+    /// `first_request` (default 10 s, 1 s to 5 min): until the first authentic request
     pub first_request: Duration,
-    /// `idle` (default 60 s, 1 s to 1 h): without an allocation and without a message
+    /// `idle` (default 60 s, 1 s to 1 h): from the end of its allocation
     pub idle: Duration,
 }
 

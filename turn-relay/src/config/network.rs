@@ -1,16 +1,15 @@
 //! Addresses, networks and ports: `listen`, `relay`, `peers` and `http`.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use shared::{
-    yaml::{Scalar, Section, Severity, Value},
-};
+use shared::yaml::{Scalar, Section, Severity, Value};
 
-use super::{Listen, Peers, Relay};
+use super::{DTLS, Listen, Peers, Relay};
 
 /// Ports below are other services'; RFC 8656 §7.2 keeps relays away from them.
 const LOWEST_RELAY_PORT: u16 = 1024;
@@ -25,6 +24,7 @@ pub(super) fn listen(root: &Section<'_>, has_certificate: bool) -> Listen {
         ]
     };
     let tls_value = section.get("tls");
+    let dtls = section.get("dtls").filter(|value| !value.is_empty());
     let listen = Listen {
         udp: section
             .get("udp")
@@ -37,6 +37,7 @@ pub(super) fn listen(root: &Section<'_>, has_certificate: bool) -> Listen {
             None if has_certificate => everywhere(5349),
             None => Vec::new(),
         },
+        dtls: dtls.as_ref().map_or_else(Vec::new, socket_addresses),
         proxy_protocol: section.networks("proxy_protocol"),
     };
     match &tls_value {
@@ -49,7 +50,7 @@ pub(super) fn listen(root: &Section<'_>, has_certificate: bool) -> Listen {
         ),
         Some(_) | None => {}
     }
-    if let Some(value) = section.get("dtls").filter(|value| !value.is_empty()) {
+    if let Some(value) = dtls.filter(|_| !DTLS) {
         value.error(
             "this program speaks no DTLS (remove the addresses: browsers use TLS over TCP, `listen.tls`)",
         );
@@ -279,9 +280,9 @@ fn port_range(value: &Value<'_>, lowest: u16) -> Option<RangeInclusive<u16>> {
         text.parse().ok().filter(|_| digits)
     };
     let range = match value.meaning() {
-        Some((Scalar::Integer(Some(number)), _)) => u16::try_from(number)
-            .ok()
-            .map(|number| (number, number)),
+        Some((Scalar::Integer(Some(number)), _)) => {
+            u16::try_from(number).ok().map(|number| (number, number))
+        }
         Some((Scalar::Text, text)) => match text.split_once('-') {
             Some((first, last)) => port(first.trim()).zip(port(last.trim())),
             None => port(text.trim()).map(|number| (number, number)),
@@ -303,11 +304,10 @@ pub(super) fn peers(section: &Section<'_>) -> Peers {
         allow: section.networks("allow"),
         deny: section.networks("deny"),
         deny_ports: section.get("deny_ports").map_or_else(Vec::new, |value| {
-            value
-                .one_or_more()
-                .iter()
-                .filter_map(|item| port_range(item, 1))
-                .collect()
+            let items = value.one_or_more();
+            let ranges = items.iter().filter_map(|item| port_range(item, 1));
+            let ports: BTreeSet<_> = ranges.flatten().collect();
+            ports.into_iter().collect()
         }),
     };
     if let Some(value) = section.get("allow") {
@@ -368,7 +368,10 @@ const SENSITIVE: [(IpNet, &str); 4] = [
         "link-local addresses, where clouds have their metadata services with this host's credentials",
     ),
     (
-        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10)),
+        IpNet::V6(Ipv6Net::new_assert(
+            Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0),
+            10,
+        )),
         "link-local addresses",
     ),
 ];
