@@ -2,7 +2,10 @@
 
 use std::ops::RangeInclusive;
 
-use crate::{budget::Budget, config::RelayAddress, nonce::Nonces, ports::Ports, quota::Ledger};
+use crate::{
+    budget::Budget, config::RelayAddress, connections::WaitingConnections, nonce::Nonces,
+    ports::Ports, quota::Ledger,
+};
 
 /// Randomness as an argument. What it gives must not be guessable.
 pub trait Random {
@@ -17,6 +20,7 @@ pub struct Commons {
     pub(crate) ledger: Ledger,
     pub(crate) ports: Ports,
     pub(crate) budget: Budget,
+    pub(crate) connections: WaitingConnections,
 }
 
 impl Commons {
@@ -36,6 +40,7 @@ impl Commons {
             ledger: Ledger::new(draw()),
             budget: Budget::new(draw()),
             ports: Ports::new(relay_addresses, ports),
+            connections: WaitingConnections::default(),
         }
     }
 

@@ -22,6 +22,8 @@ pub mod stun;
 pub mod time;
 
 mod budget;
+mod connections;
+mod rate;
 mod server;
 
 pub use address::{FiveTuple, Link, RelayId, Transport};

@@ -7,14 +7,15 @@
 //!    a network of them has to be named itself;
 //! 4. what `peers.deny` contains is denied, as it is written and as what it stands for ([`address_policy::canonical`]);
 //! 5. everything that is not globally reachable unicast ([`address_policy::is_public`]) is denied, and so is every address that stands for an IPv4 address by translation:
-//!    NAT64 (64:ff9b::/96), 6to4, Teredo (RFC 8656 §21.4);
+//!    NAT64 (`64:ff9b::/96`), 6to4, Teredo (RFC 8656 §21.4);
 //! 6. the addresses of this host that are not relayed ones are denied (public ones, too; `own`).
 //!
 //! The relay's own advertised addresses are no matter of this policy: the server knows which relayed transport addresses are in use, and
 //! lets nothing through to any other port.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use address_policy::{canonical, is_public};
 use ipnet::IpNet;
 
 /// The rule, made once for each configuration.
@@ -34,20 +35,49 @@ impl PeerPolicy {
     /// Whether packets may be sent to `peer`, and taken from it.
     #[must_use]
     pub fn permits(&self, peer: SocketAddr) -> bool {
-        unimplemented!()
+        peer.port() != 0
+            && !self.deny_ports.contains(&peer.port())
+            && self.permits_address(peer.ip())
     }
 
     /// Whether a permission may be given for `peer` (permissions know no ports).
     #[must_use]
     pub fn permits_address(&self, peer: IpAddr) -> bool {
-        unimplemented!()
+        let peer = peer.to_canonical();
+        let stands_for = canonical(peer);
+        if is_nobody(peer) || is_nobody(stands_for) {
+            return false;
+        }
+        if contain(&self.allow, peer) {
+            return true;
+        }
+        stands_for == peer
+            && is_public(peer)
+            && !contain(&self.deny, peer)
+            && !self.own.contains(&peer)
     }
 
     /// Whether a client may be answered at all: Teredo and 6to4 clients may not (RFC 8656 §21.4), and port 0 cannot.
     #[must_use]
     pub fn permits_client(client: SocketAddr) -> bool {
-        unimplemented!()
+        let translated = match client.ip() {
+            // Teredo, RFC 4380 §2.6, and 6to4, RFC 3056 §2
+            IpAddr::V6(address) => {
+                matches!(address.segments(), [0x2001, 0, ..] | [0x2002, ..])
+            }
+            IpAddr::V4(_) => false,
+        };
+        client.port() != 0 && !translated
     }
+}
+
+/// Whether `address` is the unspecified one, multicast or the limited broadcast.
+fn is_nobody(address: IpAddr) -> bool {
+    address.is_unspecified() || address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
+fn contain(networks: &[IpNet], address: IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(&address))
 }
 
 /// The IPv4 address that an IPv4-mapped IPv6 address is, and any other address as it is: what all addresses from sockets and messages are made
