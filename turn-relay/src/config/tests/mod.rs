@@ -3,6 +3,7 @@
 mod broken;
 mod example;
 mod mutated;
+mod reports;
 mod samples;
 
 use std::{
