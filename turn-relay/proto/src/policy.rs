@@ -11,7 +11,7 @@
 //! 6. the addresses of this host that are not relayed ones are denied (public ones, too; `own`).
 //!
 //! The relay's own advertised addresses are no matter of this policy: the server knows which relayed transport addresses are in use, and
-//! lets nothing through to any other port.
+//! lets nothing through to any other port, unless `peers.allow` contains it ([`PeerPolicy::names`]).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -55,6 +55,13 @@ impl PeerPolicy {
             && is_public(peer)
             && !contain(&self.deny, peer)
             && !self.own.contains(&peer)
+    }
+
+    /// Whether `peers.allow` contains `peer`, and nothing above it denies it. Other ports of the relay's own advertised
+    /// addresses, where clients are not reached, are peers only then: an SFU on the same host, say.
+    #[must_use]
+    pub fn names(&self, peer: SocketAddr) -> bool {
+        contain(&self.allow, peer.ip().to_canonical()) && self.permits(peer)
     }
 
     /// Whether a client may be answered at all: Teredo and 6to4 clients may not (RFC 8656 §21.4), and port 0 cannot.

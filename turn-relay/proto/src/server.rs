@@ -12,7 +12,7 @@ mod slots;
 mod tcp;
 mod timers;
 
-use std::{net::SocketAddr, ops::Range, sync::Arc};
+use std::{cell::Cell, net::SocketAddr, ops::Range, sync::Arc};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -22,10 +22,11 @@ use crate::{
     address::{Family, FiveTuple, RelayId},
     commons::{Commons, Random},
     config::Config,
-    counters::{Counters, Denial, Direction, Drop},
+    counters::{Counters, Denial, Direction, DropReason},
     effect::{Data, Effect, Effects, Purpose, RelayKind},
     packet::{HEADROOM, Packet},
     policy::{PeerPolicy, unmapped},
+    ports::Crossing,
     quota::{Account, Way},
     stun::{
         AttributeType, Class, HEADER_LEN, Kind, Message, MessageWriter, Method, TransactionId,
@@ -56,7 +57,7 @@ pub struct Server<R> {
     /// Allocations made so far; their numbers in logs.
     made: u64,
     /// Transaction IDs of indications: they need not be unguessable (nobody answers them), but different.
-    indications: u128,
+    indications: Cell<u128>,
 }
 
 /// Why a socket could not be bound.
@@ -122,7 +123,7 @@ impl<R: Random> Server<R> {
             policy_generation: 0,
             draining: false,
             made: 0,
-            indications: u128::from_ne_bytes(seed),
+            indications: Cell::new(u128::from_ne_bytes(seed)),
         }
     }
 
@@ -143,7 +144,7 @@ impl<R: Random> Server<R> {
                 self.channel_data(client, &mut packet, traffic_class, now.time, effects);
             }
             Kind::Stun => self.stun(client, &mut packet, traffic_class, now, effects),
-            Kind::Dtls | Kind::Unknown => self.drop_packet(Drop::Malformed),
+            Kind::Dtls | Kind::Unknown => self.drop_packet(DropReason::Malformed),
         }
     }
 
@@ -160,27 +161,27 @@ impl<R: Random> Server<R> {
         let Some((number, len)) = channel_data::read_header(bytes)
             .filter(|(_, len)| *len <= bytes.len() - CHANNEL_DATA_HEADER_LEN)
         else {
-            return self.drop_packet(Drop::Malformed);
+            return self.drop_packet(DropReason::Malformed);
         };
         let data = packet.range().start + CHANNEL_DATA_HEADER_LEN;
         let data = data..data + len;
         let Some(slot) = self.slot_by_client.get(&client).copied() else {
-            return self.drop_packet(Drop::NoAllocation);
+            return self.drop_packet(DropReason::NoAllocation);
         };
         let Some(allocation) = self.allocations.get_mut(slot) else {
-            return self.drop_packet(Drop::NoAllocation);
+            return self.drop_packet(DropReason::NoAllocation);
         };
         let Some(channel) = allocation.channel_by_number(number, now) else {
-            return drop_packet(&self.counters, Drop::NoChannel);
+            return drop_packet(&self.counters, DropReason::NoChannel);
         };
         let generation = self.policy_generation;
         if !is_still_permitted(channel, &self.config.policy, generation) {
             self.counters.denials.add(Denial::Send, 1);
-            return drop_packet(&self.counters, Drop::Policy);
+            return drop_packet(&self.counters, DropReason::Policy);
         }
         let (peer, own) = (channel.peer, channel.own);
         if allocation.permission(peer.ip(), now).is_none() {
-            return drop_packet(&self.counters, Drop::NoPermission);
+            return drop_packet(&self.counters, DropReason::NoPermission);
         }
         let send = Send {
             peer,
@@ -201,7 +202,7 @@ impl<R: Random> Server<R> {
         effects: &mut Effects,
     ) {
         let Ok(message) = Message::parse(packet.bytes()) else {
-            return self.drop_packet(Drop::Malformed);
+            return self.drop_packet(DropReason::Malformed);
         };
         match (message.class(), message.method()) {
             (Class::Indication, Method::Send) => {
@@ -217,15 +218,15 @@ impl<R: Random> Server<R> {
             }
             // RFC 8489 §3: a keepalive
             (Class::Indication, Method::Binding) => {}
-            (Class::Indication, _) => self.drop_packet(Drop::BadIndication),
+            (Class::Indication, _) => self.drop_packet(DropReason::BadIndication),
             // RFC 8489 §6.3: nothing was asked of this client; and methods that are not known are not answered
             (Class::Success | Class::Error, _)
             | (
                 Class::Request,
                 Method::Send | Method::Data | Method::ConnectionAttempt | Method::Other(_),
-            ) => self.drop_packet(Drop::Malformed),
+            ) => self.drop_packet(DropReason::Malformed),
             (Class::Request, _) if !PeerPolicy::permits_client(client.client) => {
-                self.drop_packet(Drop::Policy);
+                self.drop_packet(DropReason::Policy);
             }
             (Class::Request, method) => {
                 let request = Request {
@@ -245,30 +246,30 @@ impl<R: Random> Server<R> {
         message: &Message<'_>,
         traffic_class: u8,
         now: Time,
-    ) -> Result<(u32, Send), Drop> {
+    ) -> Result<(u32, Send), DropReason> {
         let slot = self
             .slot_by_client
             .get(&client)
             .copied()
-            .ok_or(Drop::NoAllocation)?;
-        let allocation = self.allocations.get(slot).ok_or(Drop::NoAllocation)?;
+            .ok_or(DropReason::NoAllocation)?;
+        let allocation = self.allocations.get(slot).ok_or(DropReason::NoAllocation)?;
         let peer = message
             .xor_address(AttributeType::XOR_PEER_ADDRESS)
-            .ok_or(Drop::BadIndication)?;
+            .ok_or(DropReason::BadIndication)?;
         let data = message
             .value_range(AttributeType::DATA)
-            .ok_or(Drop::BadIndication)?;
+            .ok_or(DropReason::BadIndication)?;
         if !message.unknown_attributes().is_empty() {
-            return Err(Drop::BadIndication);
+            return Err(DropReason::BadIndication);
         }
         let peer = unmapped(peer);
         let own = allocation
             .permission(peer.ip(), now)
-            .ok_or(Drop::NoPermission)?
+            .ok_or(DropReason::NoPermission)?
             .own;
         if !own && !self.config.policy.permits(peer) {
             self.counters.denials.add(Denial::Send, 1);
-            return Err(Drop::Policy);
+            return Err(DropReason::Policy);
         }
         Ok((
             slot,
@@ -292,13 +293,15 @@ impl<R: Random> Server<R> {
         effects: &mut Effects,
     ) {
         let Some(allocation) = self.allocations.get(slot) else {
-            return self.drop_packet(Drop::NoAllocation);
+            return self.drop_packet(DropReason::NoAllocation);
         };
         let family = Family::of(send.peer.ip());
         let relay = match allocation.relay(family, now) {
             Some(relay) if allocation.kind == RelayKind::Udp => relay,
-            Some(_) | None if allocation.is_alive(now) => return self.drop_packet(Drop::Family),
-            Some(_) | None => return self.drop_packet(Drop::NoAllocation),
+            Some(_) | None if allocation.is_alive(now) => {
+                return self.drop_packet(DropReason::Family);
+            }
+            Some(_) | None => return self.drop_packet(DropReason::NoAllocation),
         };
         if !self.has_bandwidth(
             allocation.admission.account(),
@@ -306,16 +309,23 @@ impl<R: Random> Server<R> {
             send.data.len(),
             now,
         ) {
-            return self.drop_packet(Drop::Bandwidth);
+            return self.drop_packet(DropReason::Bandwidth);
         }
+        let relay_id = allocation.relay_id(family);
         if send.own {
             let from = relay.advertised;
-            return self.cross(from, &send, packet, now, effects);
+            let crossing = self.commons.ports.crossing(send.peer);
+            if let Some(crossing) = crossing.as_ref().and_then(|guard| guard.as_ref()) {
+                return self.cross(from, crossing, &send, packet, now, effects);
+            }
+            if !self.config.policy.names(send.peer) {
+                return self.drop_packet(DropReason::NoSuchRelay);
+            }
         }
         let traffic_class = copied(send.traffic_class, allocation.client);
         let len = send.data.len() as u64;
         effects.list.push(Effect::SendToPeer {
-            relay: allocation.relay_id(family),
+            relay: relay_id,
             peer: send.peer,
             data: Data::Packet(send.data),
             dont_fragment: send.dont_fragment,
@@ -328,30 +338,26 @@ impl<R: Random> Server<R> {
     /// Sends to the client behind another relayed transport address of this relay, as if the packet had gone out of
     /// the one at `from` and come in there.
     fn cross(
-        &mut self,
+        &self,
         from: SocketAddr,
+        crossing: &Crossing,
         send: &Send,
         packet: &mut Packet<'_>,
         now: Time,
         effects: &mut Effects,
     ) {
-        let crossing = self.commons.ports.crossing(send.peer);
-        let Some(crossing) = crossing
-            .as_ref()
-            .and_then(|guard| guard.as_ref())
-            .filter(|crossing| now < crossing.expires)
-        else {
-            return drop_packet(&self.counters, Drop::NoSuchRelay);
-        };
+        if crossing.expires <= now {
+            return drop_packet(&self.counters, DropReason::NoSuchRelay);
+        }
         let permitted = crossing
             .permissions
             .iter()
             .any(|(address, expires)| *address == from.ip() && now < *expires);
         if !permitted {
-            return drop_packet(&self.counters, Drop::NoPermission);
+            return drop_packet(&self.counters, DropReason::NoPermission);
         }
         if !self.has_bandwidth(&crossing.account, Way::Down, send.data.len(), now) {
-            return drop_packet(&self.counters, Drop::Bandwidth);
+            return drop_packet(&self.counters, DropReason::Bandwidth);
         }
         let channel = crossing
             .channels
@@ -366,8 +372,7 @@ impl<R: Random> Server<R> {
             peer: from,
             traffic_class,
         };
-        self.indications = self.indications.wrapping_add(1);
-        let id = self.indications;
+        let id = self.next_indication();
         let result = carry(&carrier, packet, send.data.clone(), id, effects);
         self.count_carried(result, Direction::ClientToClient, send.data.len());
     }
@@ -391,16 +396,16 @@ impl<R: Random> Server<R> {
             .get_same_mut(relay.slot, relay.generation)
             .filter(|allocation| allocation.relay(relay.family, now).is_some())
         else {
-            return self.drop_packet(Drop::NoAllocation);
+            return self.drop_packet(DropReason::NoAllocation);
         };
-        // Packets of the relay's own addresses come across, not from sockets: whatever else this host has there
-        // is no peer.
+        let policy = &self.config.policy;
+        // What other clients send comes across, not from sockets: whatever else has one of the relay's own addresses
+        // is a peer only by name.
         match allocation.permission(peer.ip(), now) {
-            Some(permission) if !permission.own => {}
-            Some(_) | None => return drop_packet(&self.counters, Drop::NoPermission),
+            Some(permission) if !permission.own || policy.names(peer) => {}
+            Some(_) | None => return drop_packet(&self.counters, DropReason::NoPermission),
         }
         let generation = self.policy_generation;
-        let policy = &self.config.policy;
         let (permitted, channel) = match allocation.channel_by_peer(peer, now) {
             Some(channel) => (
                 is_still_permitted(channel, policy, generation),
@@ -409,7 +414,7 @@ impl<R: Random> Server<R> {
             None => (policy.permits(peer), None),
         };
         if !permitted {
-            return drop_packet(&self.counters, Drop::Policy);
+            return drop_packet(&self.counters, DropReason::Policy);
         }
         let data = packet.range();
         let carrier = Carrier {
@@ -425,10 +430,9 @@ impl<R: Random> Server<R> {
             None => true,
         };
         if !has_bandwidth {
-            return drop_packet(&self.counters, Drop::Bandwidth);
+            return drop_packet(&self.counters, DropReason::Bandwidth);
         }
-        self.indications = self.indications.wrapping_add(1);
-        let id = self.indications;
+        let id = self.next_indication();
         let result = carry(&carrier, &mut packet, data, id, effects);
         self.count_carried(result, Direction::PeerToClient, len);
     }
@@ -499,7 +503,7 @@ impl<R: Random> Server<R> {
         }
     }
 
-    fn count_carried(&self, result: Result<(), Drop>, direction: Direction, len: usize) {
+    fn count_carried(&self, result: Result<(), DropReason>, direction: Direction, len: usize) {
         match result {
             Ok(()) => {
                 self.counters.packets.add(direction, 1);
@@ -509,12 +513,15 @@ impl<R: Random> Server<R> {
         }
     }
 
-    fn next_indication(&mut self) -> TransactionId {
-        self.indications = self.indications.wrapping_add(1);
-        indication_id(self.indications)
+    fn next_indication(&self) -> TransactionId {
+        let number = self.indications.get().wrapping_add(1);
+        self.indications.set(number);
+        let mut id = [0; 12];
+        id.copy_from_slice(&number.to_ne_bytes()[..12]);
+        TransactionId(id)
     }
 
-    fn drop_packet(&self, reason: Drop) {
+    fn drop_packet(&self, reason: DropReason) {
         drop_packet(&self.counters, reason);
     }
 }
@@ -544,14 +551,14 @@ fn carry(
     carrier: &Carrier,
     packet: &mut Packet<'_>,
     data: Range<usize>,
-    id: u128,
+    id: TransactionId,
     effects: &mut Effects,
-) -> Result<(), Drop> {
+) -> Result<(), DropReason> {
     let is_stream = carrier.client.transport.is_stream();
     let padding = channel_data::padded(data.len()) - data.len();
     let mut header = [0; HEADROOM];
     let (header_len, padding) = if let Some(number) = carrier.channel {
-        let len = u16::try_from(data.len()).map_err(|_| Drop::TooLong)?;
+        let len = u16::try_from(data.len()).map_err(|_| DropReason::TooLong)?;
         header[..CHANNEL_DATA_HEADER_LEN].copy_from_slice(&channel_data::header(number, len));
         // RFC 8656 §12.5: on datagrams there need not be any
         (CHANNEL_DATA_HEADER_LEN, if is_stream { padding } else { 0 })
@@ -560,7 +567,7 @@ fn carry(
         (len, padding)
     };
     if !is_stream && header_len + data.len() + padding > MAX_DATAGRAM {
-        return Err(Drop::TooLong);
+        return Err(DropReason::TooLong);
     }
     let header = &header[..header_len];
     let data = if let Some(range) = packet.enclose(header, data.clone(), padding) {
@@ -585,19 +592,18 @@ fn carry(
 fn data_indication(
     peer: SocketAddr,
     data_len: usize,
-    id: u128,
+    id: TransactionId,
     header: &mut [u8; HEADROOM],
-) -> Result<usize, Drop> {
+) -> Result<usize, DropReason> {
     use crate::stun::{MAGIC_COOKIE, attribute::write_xor_address};
 
-    let id = indication_id(id);
     let mut address = [0; 20];
     let address_len = write_xor_address(peer, id, &mut address);
     let header_len = HEADER_LEN + 4 + address_len + 4;
     let length = header_len - HEADER_LEN + channel_data::padded(data_len);
     let [length, data_len, address_len_16] = [length, data_len, address_len].map(u16::try_from);
     let (Ok(length), Ok(data_len), Ok(address_len_16)) = (length, data_len, address_len_16) else {
-        return Err(Drop::TooLong);
+        return Err(DropReason::TooLong);
     };
     // Data indication: method 0x007 of class 0b01
     header[..2].copy_from_slice(&0x0017_u16.to_be_bytes());
@@ -611,12 +617,6 @@ fn data_indication(
     data_header[..2].copy_from_slice(&AttributeType::DATA.0.to_be_bytes());
     data_header[2..].copy_from_slice(&data_len.to_be_bytes());
     Ok(header_len)
-}
-
-fn indication_id(number: u128) -> TransactionId {
-    let mut id = [0; 12];
-    id.copy_from_slice(&number.to_ne_bytes()[..12]);
-    TransactionId(id)
 }
 
 /// Asks the policy again once after each reload.
@@ -641,6 +641,6 @@ const fn copied(traffic_class: u8, client: FiveTuple) -> u8 {
     }
 }
 
-fn drop_packet(counters: &Counters, reason: Drop) {
+fn drop_packet(counters: &Counters, reason: DropReason) {
     counters.drops.add(reason, 1);
 }

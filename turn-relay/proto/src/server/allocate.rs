@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     RelayFailure, Server,
-    allocation::{Allocation, Granted, Pending, Relay, Reply, place},
+    allocation::{Allocation, Granted, Pending, Relay, place},
     authenticate::Authentic,
     reply::{Challenge, Request, answer, fail, write_allocated},
 };

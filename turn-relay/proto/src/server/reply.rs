@@ -94,7 +94,7 @@ impl<R: Random> Server<R> {
                 .budget
                 .take(client.client.ip(), limit, now.time);
         if !may {
-            self.drop_packet(crate::counters::Drop::UnauthenticatedBudget);
+            self.drop_packet(crate::counters::DropReason::UnauthenticatedBudget);
         }
         may
     }

@@ -44,7 +44,7 @@ impl<R: Random> Server<R> {
                 .departed
                 .contains(client, authentic.reply.transaction_id, now.time)
         {
-            return self.succeed_refresh(request, &authentic, 0, effects);
+            return succeed_refresh(request, &authentic, 0, effects);
         }
         let slot = self.slot_by_client.get(&client).copied();
         let owner = slot
@@ -74,7 +74,7 @@ impl<R: Random> Server<R> {
         let result = match request.method {
             Method::Refresh => match self.refresh(slot, request, authentic, now.time, effects) {
                 Ok(lifetime) => {
-                    return self.succeed_refresh(request, authentic, lifetime, effects);
+                    return succeed_refresh(request, authentic, lifetime, effects);
                 }
                 Err(code) => Err(code),
             },
@@ -162,19 +162,6 @@ impl<R: Random> Server<R> {
         self.reset_timer(slot);
         self.publish(slot, now);
         Ok(u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX))
-    }
-
-    fn succeed_refresh(
-        &self,
-        request: &Request<'_>,
-        authentic: &Authentic,
-        lifetime: u32,
-        effects: &mut Effects,
-    ) {
-        let write = |writer: &mut MessageWriter<'_>| {
-            writer.number(AttributeType::LIFETIME, lifetime);
-        };
-        succeed(request, authentic.reply, &authentic.key, &write, effects);
     }
 
     /// RFC 8656 §10.2: all of the addresses, or none.
@@ -274,6 +261,18 @@ impl<R: Random> Server<R> {
         self.publish(slot, now);
         Ok(())
     }
+}
+
+fn succeed_refresh(
+    request: &Request<'_>,
+    authentic: &Authentic,
+    lifetime: u32,
+    effects: &mut Effects,
+) {
+    let write = |writer: &mut MessageWriter<'_>| {
+        writer.number(AttributeType::LIFETIME, lifetime);
+    };
+    succeed(request, authentic.reply, &authentic.key, &write, effects);
 }
 
 /// Binds or refreshes a channel, which gives permission, too.
