@@ -331,7 +331,7 @@ fn sum(of_threads: &[Arc<Counters>], count: impl Fn(&Counters) -> u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use turn_relay_proto::counters::{
-        AllocationKind, AuthFailure, Denial, Direction, Drop, Handshake, QuotaHit,
+        AllocationKind, AuthFailure, Denial, Direction, DropReason, Handshake, QuotaHit,
     };
 
     use super::*;
@@ -360,7 +360,7 @@ mod tests {
         one.packets.add(Direction::ClientToPeer, 2);
         other.packets.add(Direction::ClientToPeer, 3);
         other.bytes.add(Direction::ClientToClient, 1200);
-        one.drops.add(Drop::NoPermission, 5);
+        one.drops.add(DropReason::NoPermission, 5);
         one.auth_failures.add(AuthFailure::Expired, 6);
         one.denials.add(Denial::ChannelBind, 7);
         one.quota_hits.add(QuotaHit::UserAllocations, 8);

@@ -486,7 +486,9 @@ impl<'a> Section<'a> {
     /// The networks that `key` lists, none without it. Whatever is no network is reported.
     #[must_use]
     pub fn networks(&self, key: &'static str) -> Vec<IpNet> {
-        let items = self.get(key).map_or_else(Vec::new, |list| list.one_or_more());
+        let items = self
+            .get(key)
+            .map_or_else(Vec::new, |list| list.one_or_more());
         items.iter().filter_map(Value::network).collect()
     }
 
