@@ -25,7 +25,7 @@ pub struct PeerPolicy {
     pub allow: Vec<IpNet>,
     /// `peers.deny`.
     pub deny: Vec<IpNet>,
-    /// `peers.deny_ports`.
+    /// `peers.deny_ports`, in ascending order: a range of the configuration is all of its ports here.
     pub deny_ports: Vec<u16>,
     /// Addresses of this host's interfaces, but for the advertised relay addresses.
     pub own: Vec<IpAddr>,
@@ -36,7 +36,7 @@ impl PeerPolicy {
     #[must_use]
     pub fn permits(&self, peer: SocketAddr) -> bool {
         peer.port() != 0
-            && !self.deny_ports.contains(&peer.port())
+            && self.deny_ports.binary_search(&peer.port()).is_err()
             && self.permits_address(peer.ip())
     }
 
