@@ -19,14 +19,13 @@ use mio::{Events, Interest, Poll, unix::SourceFd};
 use shared::clock::Clock;
 use tracing::error;
 use turn_relay_proto::{
-    Commons, Config, Data, Effect, Effects, FiveTuple, Now, Packet, Server, Time,
+    Commons, Config, Data, Effect, Effects, FiveTuple, Now, Packet, RelayFailure, Server, Time,
     Transport,
     address::Family,
     commons,
     counters::{Counters, DropReason},
     effect::{Purpose, RelayKind},
     packet::{HEADROOM, TAILROOM},
-    RelayFailure,
 };
 
 use crate::{
@@ -310,7 +309,11 @@ impl<D: Datagrams> Worker<D> {
         let Some(listener) = self.sender.udp.get(index as usize) else {
             return 0;
         };
-        let rest = receive(&mut self.sender.datagrams, &listener.socket, &mut self.arena);
+        let rest = receive(
+            &mut self.sender.datagrams,
+            &listener.socket,
+            &mut self.arena,
+        );
         if let Some(queued) = self.queued_listeners.get_mut(index as usize) {
             *queued = Queued::No;
             if rest == Rest::Some {
@@ -409,8 +412,7 @@ impl<D: Datagrams> Worker<D> {
                 purpose,
                 traffic_class,
             } => {
-                if let Some(destination) =
-                    self.sender.to_client(*client, *purpose, *traffic_class)
+                if let Some(destination) = self.sender.to_client(*client, *purpose, *traffic_class)
                 {
                     self.sender.send(destination, data, scratch, &self.arena);
                 } else {
@@ -535,13 +537,12 @@ impl<D: Datagrams> Sender<D> {
 
     fn transmit(&mut self, destination: Destination, messages: &[IoSlice<'_>]) {
         let lost = match destination {
-            Destination::Listener(index, envelope) => {
-                self.udp
-                    .get(usize::from(index))
-                    .map_or(messages.len(), |listener| {
-                        self.datagrams.send(&listener.socket, &envelope, messages)
-                    })
-            }
+            Destination::Listener(index, envelope) => self
+                .udp
+                .get(usize::from(index))
+                .map_or(messages.len(), |listener| {
+                    self.datagrams.send(&listener.socket, &envelope, messages)
+                }),
             Destination::Relay(slot, family, envelope) => self
                 .relays
                 .at(slot, family)
@@ -582,12 +583,7 @@ struct Place {
 
 impl Place {
     fn packet(self, arena: &mut Arena) -> Packet<'_> {
-        Packet::with_rooms(
-            arena.memory_mut(),
-            self.range,
-            self.headroom,
-            self.tailroom,
-        )
+        Packet::with_rooms(arena.memory_mut(), self.range, self.headroom, self.tailroom)
     }
 }
 

@@ -129,7 +129,9 @@ impl Workers {
             origin,
         };
         for (index, udp) in udp.into_iter().enumerate() {
-            let no_poll = |error| format!("cannot watch sockets: {error}; are there open files left (LimitNOFILE)?");
+            let no_poll = |error| {
+                format!("cannot watch sockets: {error}; are there open files left (LimitNOFILE)?")
+            };
             let poll = Poll::new().map_err(no_poll)?;
             let waker = Waker::new(poll.registry(), Source::Waker.token()).map_err(no_poll)?;
             let (commands, inbox) = mpsc::channel();
@@ -150,10 +152,10 @@ impl Workers {
             };
             let handle = thread::Builder::new()
                 .name(format!("relay-{index}"))
-                .spawn(move || {
-                    match Worker::new(setup, SystemDatagrams::new()) {
-                        Ok(worker) => worker.run(),
-                        Err(error) => tracing::error!(%error, "a relay thread cannot watch its sockets"),
+                .spawn(move || match Worker::new(setup, SystemDatagrams::new()) {
+                    Ok(worker) => worker.run(),
+                    Err(error) => {
+                        tracing::error!(%error, "a relay thread cannot watch its sockets")
                     }
                 })
                 .map_err(|error| format!("cannot start a thread: {error}"))?;

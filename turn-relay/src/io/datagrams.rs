@@ -12,8 +12,8 @@ use std::{
 
 use socket2::Socket;
 use turn_relay_proto::{
-    packet::{HEADROOM, TAILROOM},
     IcmpError,
+    packet::{HEADROOM, TAILROOM},
 };
 
 /// The most datagrams that one call receives. Measured with `examples/datagram_costs.rs`.
@@ -102,7 +102,8 @@ pub trait Datagrams: fmt::Debug {
 
     /// Sends `datagrams`, at most [`MAX_SEGMENTS`] with [`MAX_SENT`] bytes in all. All but the last have the same
     /// length, the last may be shorter; only a single one may be empty. The result says how many were not sent.
-    fn send(&mut self, socket: &UdpSocket, envelope: &Envelope, datagrams: &[IoSlice<'_>]) -> usize;
+    fn send(&mut self, socket: &UdpSocket, envelope: &Envelope, datagrams: &[IoSlice<'_>])
+    -> usize;
 
     /// The next ICMP error about a datagram that `socket` sent.
     fn icmp_error(&mut self, socket: &UdpSocket) -> Option<IcmpError>;

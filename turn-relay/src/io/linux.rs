@@ -183,7 +183,12 @@ impl Datagrams for LinuxDatagrams {
         Ok(())
     }
 
-    fn send(&mut self, socket: &UdpSocket, envelope: &Envelope, datagrams: &[IoSlice<'_>]) -> usize {
+    fn send(
+        &mut self,
+        socket: &UdpSocket,
+        envelope: &Envelope,
+        datagrams: &[IoSlice<'_>],
+    ) -> usize {
         if envelope.dont_fragment {
             return with_dont_fragment(socket, envelope.to, || {
                 send_each(socket.as_raw_fd(), envelope, datagrams)
@@ -287,7 +292,13 @@ fn send_message(
             Ok(())
         }
     };
-    attempt().or_else(|error| if is_full(&error) { Err(error) } else { attempt() })
+    attempt().or_else(|error| {
+        if is_full(&error) {
+            Err(error)
+        } else {
+            attempt()
+        }
+    })
 }
 
 /// As [`send_message`], for one datagram with nothing beside it: a sixth of a microsecond less.
@@ -644,7 +655,11 @@ fn next_error(socket: RawFd) -> Queued {
                 peer,
                 kind: error.ee_type,
                 code: error.ee_code,
-                data: if is_too_long(&error) { error.ee_info } else { 0 },
+                data: if is_too_long(&error) {
+                    error.ee_info
+                } else {
+                    0
+                },
             })
         })
 }

@@ -99,7 +99,11 @@ pub fn is_wildcard(address: IpAddr) -> bool {
 }
 
 /// A socket that does not block, of IPv6 alone if it is an IPv6 one.
-pub(super) fn new_socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+pub(super) fn new_socket(
+    address: SocketAddr,
+    kind: Type,
+    protocol: Protocol,
+) -> io::Result<Socket> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, kind, Some(protocol))?;
     socket.set_nonblocking(true)?;
@@ -127,9 +131,7 @@ fn probe(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Sock
 fn explain(protocol: &str, address: SocketAddr, error: &io::Error) -> String {
     let remedy = match error.kind() {
         io::ErrorKind::AddrInUse => "; another program, or another Nocturne, listens there",
-        io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
-        }
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need root or CAP_NET_BIND_SERVICE",
         io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
         _ => "",
     };
@@ -171,6 +173,9 @@ mod tests {
     fn an_address_of_another_host_is_named_with_a_remedy() {
         let elsewhere = SocketAddr::from(([192, 0, 2, 1], 0));
         let error = tcp(elsewhere, 1).expect_err("not ours");
-        assert!(error.contains("192.0.2.1:0") && error.contains("no interface"), "{error}");
+        assert!(
+            error.contains("192.0.2.1:0") && error.contains("no interface"),
+            "{error}"
+        );
     }
 }

@@ -10,11 +10,7 @@ use std::{
 
 use mio::{Interest, Registry, unix::SourceFd};
 use socket2::{Protocol, Type};
-use turn_relay_proto::{
-    RelayId,
-    address::Family,
-    RelayFailure,
-};
+use turn_relay_proto::{RelayFailure, RelayId, address::Family};
 
 use super::{
     datagrams::{Datagrams, Role},
@@ -64,7 +60,11 @@ impl Relays {
             let _ = socket.set_send_buffer_size(BUFFER);
             socket.bind(&address.into())?;
             let token = Source::Relay(id.slot, id.family).token();
-            registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
+            registry.register(
+                &mut SourceFd(&socket.as_raw_fd()),
+                token,
+                Interest::READABLE,
+            )?;
             Ok(socket.into())
         };
         let socket = open().map_err(|error| match error.kind() {

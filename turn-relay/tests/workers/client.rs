@@ -50,7 +50,11 @@ pub(crate) struct Client<W> {
 
 /// A UDP client of the relay at `relay`.
 pub(crate) fn udp_client(relay: SocketAddr) -> Client<UdpSocket> {
-    let any = if relay.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let any = if relay.is_ipv4() {
+        "0.0.0.0:0"
+    } else {
+        "[::]:0"
+    };
     let socket = UdpSocket::bind(any).expect("a free port");
     socket.connect(relay).expect("loopback");
     socket.set_read_timeout(Some(PATIENCE)).expect("not zero");
@@ -140,7 +144,10 @@ impl<W: Wire> Client<W> {
         })
     }
 
-    pub(crate) fn allocate_with(&mut self, attributes: &dyn Fn(&mut MessageWriter<'_>)) -> SocketAddr {
+    pub(crate) fn allocate_with(
+        &mut self,
+        attributes: &dyn Fn(&mut MessageWriter<'_>),
+    ) -> SocketAddr {
         let answer = self.ask(Method::Allocate, attributes);
         let message = answer.message();
         assert_eq!(message.class(), Class::Success, "{message:?}");
