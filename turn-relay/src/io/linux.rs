@@ -321,7 +321,13 @@ fn send_to(socket: RawFd, payload: &[u8], name: &Name, name_len: socklen_t) -> i
             Ok(())
         }
     };
-    attempt().or_else(|error| if is_full(&error) { Err(error) } else { attempt() })
+    attempt().or_else(|error| {
+        if is_full(&error) {
+            Err(error)
+        } else {
+            attempt()
+        }
+    })
 }
 
 /// Whether there is no space for what is to be sent.
