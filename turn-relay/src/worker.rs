@@ -400,7 +400,7 @@ impl<D: Datagrams> Worker<D> {
                 data,
                 purpose,
                 traffic_class,
-            } => match self.sender.to_client(*client, *purpose, *traffic_class) {
+            } => match self.sender.way_to_client(*client, *purpose, *traffic_class) {
                 Some(destination) => self.sender.send(destination, data, scratch, &self.arena),
                 None => self.counters.drops.add(DropReason::SendFailed, 1),
             },

@@ -80,22 +80,21 @@ impl Connections {
     }
 
     /// Enters a connection. Its number is made by `make`; `None` if there are too many.
-    pub fn insert(&mut self, make: impl FnOnce(u32, Link) -> Connection) -> Option<u32> {
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None => {
-                let slot = u32::try_from(self.slots.len()).ok()?;
-                if slot >> SLOT_BITS != 0 {
-                    return None;
-                }
-                self.slots.push(None);
-                slot
+    pub fn insert(&mut self, make: impl FnOnce(Link) -> Connection) -> Option<u32> {
+        let slot = if let Some(slot) = self.free.pop() {
+            slot
+        } else {
+            let slot = u32::try_from(self.slots.len()).ok()?;
+            if slot >> SLOT_BITS != 0 {
+                return None;
             }
+            self.slots.push(None);
+            slot
         };
         let count = self.count & ((1 << (WORKER_SHIFT - SLOT_BITS)) - 1);
         self.count += 1;
         let link = (self.worker + 1) << WORKER_SHIFT | count << SLOT_BITS | u64::from(slot);
-        self.slots[slot as usize] = Some(Box::new(make(slot, Link(link))));
+        self.slots[slot as usize] = Some(Box::new(make(Link(link))));
         Some(slot)
     }
 
@@ -105,6 +104,7 @@ impl Connections {
     }
 
     /// The place of the connection of that name, if it was not closed.
+    #[must_use]
     pub fn slot(&self, link: Link) -> Option<u32> {
         let slot = u32::try_from(link.0 & ((1 << SLOT_BITS) - 1)).ok()?;
         let connection = self.slots.get(slot as usize)?.as_ref()?;
@@ -161,7 +161,7 @@ mod tests {
         let client = listener.local_addr().expect("bound");
         let socket = TcpStream::connect(client).expect("loopback");
         let slot = connections
-            .insert(|_, link| Connection {
+            .insert(|link| Connection {
                 link,
                 stream: Stream::new(socket),
                 client,

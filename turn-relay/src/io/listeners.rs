@@ -134,11 +134,14 @@ fn probe(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Sock
 }
 
 fn explain(protocol: &str, address: SocketAddr, error: &io::Error) -> String {
-    let remedy = match error.kind() {
-        io::ErrorKind::AddrInUse => "; another program, or another Nocturne, listens there",
-        io::ErrorKind::PermissionDenied => "; ports below 1024 need root or CAP_NET_BIND_SERVICE",
-        io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
-        _ => "",
+    let remedy = if error.kind() == io::ErrorKind::AddrInUse {
+        "; another program, or another Nocturne, listens there"
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
+        "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
+    } else if error.kind() == io::ErrorKind::AddrNotAvailable {
+        "; no interface of this machine has that address"
+    } else {
+        ""
     };
     format!("cannot listen on {address} ({protocol}): {error}{remedy}")
 }

@@ -134,12 +134,12 @@ pub struct Pipe {
 impl Peers {
     /// Enters a connection. The result is its place.
     pub fn insert(&mut self, peer: Peer) -> Option<u32> {
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None => {
-                self.slots.push(None);
-                u32::try_from(self.slots.len() - 1).ok()?
-            }
+        let slot = if let Some(slot) = self.free.pop() {
+            slot
+        } else {
+            let slot = u32::try_from(self.slots.len()).ok()?;
+            self.slots.push(None);
+            slot
         };
         self.slots[slot as usize] = Some(Box::new(peer));
         Some(slot)

@@ -51,13 +51,11 @@ impl ProxyHeader {
             return Self::Incomplete;
         };
         let client = match (version_and_command, family) {
-            // LOCAL: the addresses do not count
-            (0x20, _) => Some(None),
+            // LOCAL: the addresses do not count; PROXY, of something that has no address
+            (0x20, _) | (0x21, 0x00) => Some(None),
             // PROXY, of a TCP connection
             (0x21, 0x11) => read_v4(block).map(Some),
             (0x21, 0x21) => read_v6(block).map(Some),
-            // PROXY, of something that has no address
-            (0x21, 0x00) => Some(None),
             _ => None,
         };
         client.map_or(Self::Invalid, |client| Self::Complete {

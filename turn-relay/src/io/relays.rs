@@ -78,9 +78,12 @@ impl Relays {
                 RelayKind::Tcp => RelaySocket::Tcp(socket.into()),
             })
         };
-        let socket = open().map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse => RelayFailure::PortInUse,
-            _ => RelayFailure::Other,
+        let socket = open().map_err(|error| {
+            if error.kind() == io::ErrorKind::AddrInUse {
+                RelayFailure::PortInUse
+            } else {
+                RelayFailure::Other
+            }
         })?;
         let slot = id.slot as usize;
         if self.slots.len() <= slot {

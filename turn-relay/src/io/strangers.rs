@@ -13,19 +13,19 @@ use std::{
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Prefix {
     V4([u8; 3]),
-    V6([u8; 6]),
+    V6([u16; 3]),
 }
 
 impl Prefix {
     const fn of(client: IpAddr) -> Self {
         match client {
             IpAddr::V4(ip) => {
-                let [a, b, c, _] = ip.octets();
-                Self::V4([a, b, c])
+                let [bytes @ .., _] = ip.octets();
+                Self::V4(bytes)
             }
             IpAddr::V6(ip) => {
-                let [a, b, c, d, e, f, ..] = ip.octets();
-                Self::V6([a, b, c, d, e, f])
+                let [a, b, c, ..] = ip.segments();
+                Self::V6([a, b, c])
             }
         }
     }

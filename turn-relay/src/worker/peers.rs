@@ -504,9 +504,13 @@ fn connect(listener: &TcpListener, peer: SocketAddr) -> io::Result<TcpStream> {
 
 /// RFC 6062 §5.2.
 fn failure(error: &io::Error) -> ConnectFailure {
-    match error.kind() {
-        // the kernel has a connection with these two ends
-        io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse => ConnectFailure::Exists,
-        _ => ConnectFailure::Unreachable,
+    // the kernel has a connection with these two ends
+    if matches!(
+        error.kind(),
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse
+    ) {
+        ConnectFailure::Exists
+    } else {
+        ConnectFailure::Unreachable
     }
 }

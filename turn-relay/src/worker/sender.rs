@@ -40,7 +40,7 @@ pub(super) struct Sender<D> {
 
 impl<D: Datagrams> Sender<D> {
     /// How a client is reached.
-    pub(super) fn to_client(
+    pub(super) fn way_to_client(
         &mut self,
         client: FiveTuple,
         purpose: Purpose,

@@ -146,7 +146,7 @@ impl<D: Datagrams> Worker<D> {
         // a message is a packet: it does not wait for more
         let _ = socket.set_nodelay(true);
         let accepted = self.now.time;
-        let slot = self.sender.connections.insert(|_, link| Connection {
+        let slot = self.sender.connections.insert(|link| Connection {
             link,
             stream: Stream::new(socket),
             client,
@@ -290,21 +290,17 @@ impl<D: Datagrams> Worker<D> {
             connection.leftover.clear();
         }
         let mut rest = PLAIN..new.end;
-        loop {
-            let Some(stage) = self.sender.connections.at(slot).map(|c| c.stage) else {
-                break;
-            };
+        while let Some(stage) = self.sender.connections.at(slot).map(|c| c.stage) {
             let next = match stage {
                 Stage::Proxy => self.take_proxy_header(slot, &mut rest),
                 Stage::FirstByte => self.take_first_byte(slot, &mut rest),
-                Stage::Handshake => Next::Wait,
                 Stage::Messages => self.take_message(slot, &mut rest),
                 Stage::Joined(peer) => {
                     self.pass_rest_to_peer(peer, rest.clone());
                     rest.start = rest.end;
                     Next::Wait
                 }
-                Stage::Leaving => Next::Wait,
+                Stage::Handshake | Stage::Leaving => Next::Wait,
             };
             match next {
                 Next::Continue => {}
