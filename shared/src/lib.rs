@@ -6,6 +6,7 @@ pub mod clock;
 pub mod environment;
 pub mod http_client;
 pub mod http_server;
+pub mod key_file;
 pub mod lifecycle;
 pub mod open_files;
 pub mod process;

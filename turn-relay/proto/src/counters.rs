@@ -85,7 +85,7 @@ labels! {
         ClientToClient = "client_to_client",
     }
     /// Why a packet went no further.
-    Drop {
+    DropReason {
         /// Neither STUN nor ChannelData, or malformed.
         Malformed = "malformed",
         /// An indication that lacks an attribute or has an unknown one.
@@ -204,7 +204,7 @@ pub struct Counters {
     /// Relayed bytes: payload, without any header.
     pub bytes: Family<Direction>,
     /// Packets that went no further.
-    pub drops: Family<Drop>,
+    pub drops: Family<DropReason>,
     /// Requests that were not authentic.
     pub auth_failures: Family<AuthFailure>,
     /// Peers that were denied.

@@ -71,7 +71,7 @@ pub enum Effect {
         connection: ConnectionId,
     },
     /// From now on `client`'s stream and the connection to a peer are one: bytes go across unchanged, from what stands behind the ConnectionBind request on. If one
-    /// closes, the other is closed; the connection was then [`Server::peer_connection_closed`](crate::Server::peer_connection_closed).
+    /// closes, the other is closed; then [`Server::peer_connection_closed`](crate::Server::peer_connection_closed) is told to the server that named it.
     ///
     /// The answer to the ConnectionBind request comes before this effect and is the last that the server
     /// sends on that stream.

@@ -54,12 +54,16 @@ impl Key {
         match algorithm {
             PasswordAlgorithm::Md5 => {
                 let mut context = Md5::new();
-                parts.iter().for_each(|part| context.update(part));
+                for part in parts {
+                    context.update(part);
+                }
                 bytes[..16].copy_from_slice(&context.finalize());
             }
             PasswordAlgorithm::Sha256 => {
                 let mut context = digest::Context::new(&digest::SHA256);
-                parts.iter().for_each(|part| context.update(part));
+                for part in parts {
+                    context.update(part);
+                }
                 bytes.copy_from_slice(context.finish().as_ref());
             }
         }
@@ -97,7 +101,9 @@ impl Key {
             IntegrityKind::Sha256 => hmac::HMAC_SHA256,
         };
         let mut context = hmac::Context::with_key(&hmac::Key::new(algorithm, self.as_bytes()));
-        parts.iter().for_each(|part| context.update(part));
+        for part in parts {
+            context.update(part);
+        }
         context.sign()
     }
 }
@@ -119,6 +125,8 @@ impl std::fmt::Debug for Key {
 /// The value of FINGERPRINT over `parts`, RFC 8489 §14.7.
 pub(super) fn fingerprint(parts: [&[u8]; 3]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    parts.iter().for_each(|part| hasher.update(part));
+    for part in parts {
+        hasher.update(part);
+    }
     hasher.finalize() ^ 0x5354_554E
 }
