@@ -61,7 +61,11 @@ fn closing_ends_everything() {
     let mut world = World::two();
     for number in 0..10 {
         let user = format!("user {number}");
-        let transport = if number % 2 == 0 { Transport::Udp } else { Transport::Tls };
+        let transport = if number % 2 == 0 {
+            Transport::Udp
+        } else {
+            Transport::Tls
+        };
         let family = turn_relay_proto::address::Family::V4;
         let client = Client::over(&mut world, &user, transport, family);
         let mut client = client.on_server(number % 2);
@@ -95,7 +99,12 @@ fn a_stream_that_closes_takes_its_allocation_with_it() {
         assert!(world.relay(other).is_some());
         // once more, and one that never had an allocation
         world.client_closed(0, client.five_tuple).silence();
-        let stranger = Client::over(&mut world, "x", transport, turn_relay_proto::address::Family::V4);
+        let stranger = Client::over(
+            &mut world,
+            "x",
+            transport,
+            turn_relay_proto::address::Family::V4,
+        );
         world.client_closed(0, stranger.five_tuple).silence();
     }
 }
@@ -145,7 +154,11 @@ fn a_late_timeout_relays_nothing_and_closes_all_the_same() {
     world.pass(Duration::from_secs(100));
     assert!(!client.reaches(&mut world, peer));
     assert!(client.hears(&mut world, relayed, peer).is_none());
-    assert_eq!(world.open_sockets().count(), 1, "until it is told of the time");
+    assert_eq!(
+        world.open_sockets().count(),
+        1,
+        "until it is told of the time"
+    );
     let outcome = world.tick();
     assert_eq!(outcome.closed.len(), 1);
 }
@@ -180,7 +193,12 @@ fn allocations_are_counted_by_kind_when_they_are_made_and_when_they_end() {
     let (mut udp, _) = Client::allocated(&mut world, "alice");
     Client::dual(&mut world, "alice");
     Client::allocated_over(&mut world, "alice", Transport::Tls);
-    let mut v6 = Client::over(&mut world, "alice", Transport::Tcp, turn_relay_proto::address::Family::V4);
+    let mut v6 = Client::over(
+        &mut world,
+        "alice",
+        Transport::Tcp,
+        turn_relay_proto::address::Family::V4,
+    );
     v6.call(&mut world, Draft::allocate().family(2)).success();
     let counters: Arc<Counters> = world.counters[0].clone();
     let made = |kind| counters.allocations_made.get(kind);
@@ -193,12 +211,19 @@ fn allocations_are_counted_by_kind_when_they_are_made_and_when_they_end() {
     ] {
         assert_eq!((made(kind), ended(kind)), (1, 0), "{}", kind.label());
     }
-    udp.call(&mut world, Draft::request(REFRESH).lifetime(0)).success();
+    udp.call(&mut world, Draft::request(REFRESH).lifetime(0))
+        .success();
     world.advance(Duration::from_secs(600));
     for kind in AllocationKind::ALL {
         assert_eq!(made(*kind), ended(*kind), "{}", kind.label());
     }
-    assert_eq!(AllocationKind::ALL.iter().map(|kind| made(*kind)).sum::<u64>(), 4);
+    assert_eq!(
+        AllocationKind::ALL
+            .iter()
+            .map(|kind| made(*kind))
+            .sum::<u64>(),
+        4
+    );
 }
 
 #[test]

@@ -12,11 +12,7 @@ use tracing::{
     field::{Field, Visit},
     span,
 };
-use turn_relay_proto::{
-    Effects, IcmpError, RelayFailure,
-    address::Transport,
-    policy::PeerPolicy,
-};
+use turn_relay_proto::{Effects, IcmpError, RelayFailure, address::Transport, policy::PeerPolicy};
 
 use crate::support::{
     client::Client,
@@ -100,7 +96,9 @@ fn live(world: &mut World) -> Vec<String> {
             },
         );
         client.call(world, Draft::allocate()).error(437);
-        client.call(world, Draft::request(REFRESH).family(2)).error(443);
+        client
+            .call(world, Draft::request(REFRESH).family(2))
+            .error(443);
         let username = format!("{}:@mallory:example.org", world.now.unix_seconds + 1);
         secrets.push("mallory".to_owned());
         let mut mallory = client.clone().with_username(&username);
@@ -112,7 +110,10 @@ fn live(world: &mut World) -> Vec<String> {
         expired.challenge(world);
         expired.call(world, Draft::allocate()).error(401);
         client.put(world, &Draft::indication(SEND).finish());
-        client.put(world, &Draft::new(MessageClass::Request, Method::new(0x77), fresh_id()).finish());
+        client.put(
+            world,
+            &Draft::new(MessageClass::Request, Method::new(0x77), fresh_id()).finish(),
+        );
         world.pass(Duration::from_secs(7200));
         client.call(world, Draft::request(REFRESH)).error(438);
         world.tick();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use turn_relay_proto::counters::{Drop, QuotaHit};
+use turn_relay_proto::counters::{DropReason, QuotaHit};
 
 use crate::support::{
     client::Client,
@@ -19,12 +19,17 @@ fn a_user_with_all_allocations_gets_486() {
     let mut late = Client::new(&mut world, "alice");
     late.call(&mut world, Draft::allocate()).error(486);
     assert_eq!(world.allocations(), 3);
-    assert_eq!(world.counters[0].quota_hits.get(QuotaHit::UserAllocations), 1);
+    assert_eq!(
+        world.counters[0].quota_hits.get(QuotaHit::UserAllocations),
+        1
+    );
     Client::allocated(&mut world, "bob");
     // what ends makes place: deleted, expired, or its stream closed
     clients[0].refresh(&mut world, 0).success();
     late.allocate(&mut world);
-    Client::new(&mut world, "alice").call(&mut world, Draft::allocate()).error(486);
+    Client::new(&mut world, "alice")
+        .call(&mut world, Draft::allocate())
+        .error(486);
     world.advance(Duration::from_secs(600));
     for _ in 0..3 {
         Client::allocated(&mut world, "alice");
@@ -84,7 +89,14 @@ fn a_dual_allocation_is_one() {
     let (mut client, ..) = Client::dual(&mut world, "alice");
     let mut late = Client::new(&mut world, "alice");
     late.call(&mut world, Draft::allocate()).error(486);
-    client.call(&mut world, Draft::request(crate::support::stun::REFRESH).family(1).lifetime(0)).success();
+    client
+        .call(
+            &mut world,
+            Draft::request(crate::support::stun::REFRESH)
+                .family(1)
+                .lifetime(0),
+        )
+        .success();
     late.call(&mut world, Draft::allocate()).error(486);
     client.refresh(&mut world, 0).success();
     late.allocate(&mut world);
@@ -109,7 +121,9 @@ fn allocations_in_total_are_bounded() {
     }
     let hits = |world: &World| {
         let counters = world.counters.iter();
-        counters.map(|counters| counters.quota_hits.get(QuotaHit::TotalAllocations)).sum::<u64>()
+        counters
+            .map(|counters| counters.quota_hits.get(QuotaHit::TotalAllocations))
+            .sum::<u64>()
     };
     assert_eq!(hits(&world), 2);
     clients[0].refresh(&mut world, 0).success();
@@ -123,8 +137,12 @@ fn a_request_that_failed_counts_for_nothing() {
     for _ in 0..5 {
         world.failures = [Some(turn_relay_proto::RelayFailure::Other)].into();
         client.call(&mut world, Draft::allocate()).error(508);
-        client.call(&mut world, Draft::allocate().token(&[0; 8])).error(508);
-        client.call(&mut world, Draft::allocate().family(9)).error(440);
+        client
+            .call(&mut world, Draft::allocate().token(&[0; 8]))
+            .error(508);
+        client
+            .call(&mut world, Draft::allocate().family(9))
+            .error(440);
     }
     client.allocate(&mut world);
 }
@@ -136,14 +154,18 @@ fn a_quota_that_a_reload_lowers_takes_no_allocation_away() {
         .map(|_| Client::allocated(&mut world, "alice").0)
         .collect();
     world.reconfigure(|config| config.quotas.allocations_per_user = 2);
-    Client::new(&mut world, "alice").call(&mut world, Draft::allocate()).error(486);
+    Client::new(&mut world, "alice")
+        .call(&mut world, Draft::allocate())
+        .error(486);
     for client in &mut clients {
         client.refresh(&mut world, 600).success();
     }
     for client in &mut clients[..2] {
         client.refresh(&mut world, 0).success();
     }
-    Client::new(&mut world, "alice").call(&mut world, Draft::allocate()).error(486);
+    Client::new(&mut world, "alice")
+        .call(&mut world, Draft::allocate())
+        .error(486);
     clients[2].refresh(&mut world, 0).success();
     Client::allocated(&mut world, "alice");
 }
@@ -185,7 +207,7 @@ fn what_a_client_sends_is_bounded_by_its_bandwidth() {
         assert!((1050..=1110).contains(&through), "{through}");
         world.pass(Duration::from_secs(10));
     }
-    assert!(world.drops(Drop::Bandwidth) > 15_000);
+    assert!(world.drops(DropReason::Bandwidth) > 15_000);
 }
 
 #[test]
@@ -202,7 +224,11 @@ fn what_peers_send_is_bounded_by_the_bandwidth_too() {
 #[test]
 fn each_direction_has_a_bandwidth_of_its_own() {
     let (mut world, client, relayed) = with_bandwidth(100_000);
-    while !client.send_on(&mut world, 0x4000, &[0; 1000]).to_peers.is_empty() {}
+    while !client
+        .send_on(&mut world, 0x4000, &[0; 1000])
+        .to_peers
+        .is_empty()
+    {}
     let outcome = world.from_peer(relayed, socket(PEER), &[0; 1000]);
     assert_eq!(outcome.to_clients.len(), 1);
 }
@@ -214,9 +240,16 @@ fn a_bandwidth_is_that_of_all_allocations_of_a_user() {
     second.permit(&mut world, socket(PEER));
     let (mut other, _) = Client::allocated(&mut world, "bob");
     other.permit(&mut world, socket(PEER));
-    while !client.send_on(&mut world, 0x4000, &[0; 1000]).to_peers.is_empty() {}
+    while !client
+        .send_on(&mut world, 0x4000, &[0; 1000])
+        .to_peers
+        .is_empty()
+    {}
     second.send(&mut world, socket(PEER), &[0; 1000]).silence();
-    assert!(other.reaches(&mut world, socket(PEER)), "another user's is another");
+    assert!(
+        other.reaches(&mut world, socket(PEER)),
+        "another user's is another"
+    );
 }
 
 #[test]
@@ -243,7 +276,11 @@ fn without_a_bandwidth_everything_goes_through() {
 #[test]
 fn requests_are_answered_whatever_the_bandwidth() {
     let (mut world, mut client, _) = with_bandwidth(1000);
-    while !client.send_on(&mut world, 0x4000, &[0; 1000]).to_peers.is_empty() {}
+    while !client
+        .send_on(&mut world, 0x4000, &[0; 1000])
+        .to_peers
+        .is_empty()
+    {}
     for _ in 0..100 {
         client.refresh(&mut world, 600).success();
     }

@@ -193,7 +193,12 @@ fn the_clock_of_the_day_may_go_back_and_takes_no_allocation_with_it() {
 fn an_authentic_request_over_a_stream_is_told_of() {
     for transport in [Transport::Tcp, Transport::Tls, Transport::Dtls] {
         let mut world = World::new();
-        let mut client = Client::over(&mut world, "alice", transport, turn_relay_proto::address::Family::V4);
+        let mut client = Client::over(
+            &mut world,
+            "alice",
+            transport,
+            turn_relay_proto::address::Family::V4,
+        );
         client.challenge(&mut world);
         let (answer, outcome) = client.call_with_outcome(&mut world, Draft::allocate());
         answer.success();

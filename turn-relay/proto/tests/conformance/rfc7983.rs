@@ -1,10 +1,10 @@
 //! RFC 7983 §7: the first byte says what a packet is.
 
-use turn_relay_proto::{address::Transport, address::Family};
+use turn_relay_proto::{address::Family, address::Transport};
 
 use crate::support::{
     client::Client,
-    stun::{Draft, BINDING, channel_data},
+    stun::{BINDING, Draft, channel_data},
     world::{World, socket},
 };
 

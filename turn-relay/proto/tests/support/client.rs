@@ -221,10 +221,18 @@ impl Client {
     /// Asserts that `answer` is one to the request `bytes`, and protected as that was.
     #[track_caller]
     pub(crate) fn check_answer(&self, bytes: &[u8], answer: &Decoded) {
-        assert_eq!(answer.bytes[4..20], bytes[4..20], "cookie and transaction ID");
+        assert_eq!(
+            answer.bytes[4..20],
+            bytes[4..20],
+            "cookie and transaction ID"
+        );
         let request_type = u16::from_be_bytes([bytes[0], bytes[1]]);
         let answer_type = u16::from_be_bytes([answer.bytes[0], answer.bytes[1]]);
-        assert_eq!(answer_type & !0x0110, request_type, "the method is the same");
+        assert_eq!(
+            answer_type & !0x0110,
+            request_type,
+            "the method is the same"
+        );
         if !matches!(answer.code(), Some(401 | 438)) {
             assert_eq!(
                 answer.hmac(),
@@ -242,7 +250,11 @@ impl Client {
     pub(crate) fn ask(&self, world: &mut World, bytes: &[u8]) -> Decoded {
         let outcome = world.from_client(self.server, self.five_tuple, bytes);
         let answer = outcome.stun().clone();
-        assert_eq!(answer.bytes[4..20], bytes[4..20], "cookie and transaction ID");
+        assert_eq!(
+            answer.bytes[4..20],
+            bytes[4..20],
+            "cookie and transaction ID"
+        );
         answer
     }
 
@@ -272,18 +284,30 @@ impl Client {
         self.call(world, request)
     }
 
+    /// Gets a permission, with a new nonce if the old one is too old.
     #[track_caller]
     pub(crate) fn permit(&mut self, world: &mut World, peer: SocketAddr) {
-        self.create_permissions(world, &[peer]).success();
+        let mut answer = self.create_permissions(world, &[peer]);
+        if answer.code() == Some(438) {
+            self.remember(&answer);
+            answer = self.create_permissions(world, &[peer]);
+        }
+        answer.success();
     }
 
     pub(crate) fn bind(&mut self, world: &mut World, channel: u16, peer: SocketAddr) -> Decoded {
-        self.call(world, Draft::request(CHANNEL_BIND).channel(channel).peer(peer))
+        self.call(
+            world,
+            Draft::request(CHANNEL_BIND).channel(channel).peer(peer),
+        )
     }
 
     /// A Send indication.
     pub(crate) fn send(&self, world: &mut World, peer: SocketAddr, data: &[u8]) -> Outcome {
-        self.put(world, &Draft::indication(SEND).peer(peer).data(data).finish())
+        self.put(
+            world,
+            &Draft::indication(SEND).peer(peer).data(data).finish(),
+        )
     }
 
     /// A ChannelData message.
@@ -312,7 +336,10 @@ impl Client {
     /// Whether data reach `peer` now in a Send indication.
     pub(crate) fn reaches(&self, world: &mut World, peer: SocketAddr) -> bool {
         let outcome = self.send(world, peer, b"are you there?");
-        outcome.to_peers.iter().any(|datagram| datagram.peer == peer)
+        outcome
+            .to_peers
+            .iter()
+            .any(|datagram| datagram.peer == peer)
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+pub(crate) use stun_types::message::{MessageClass, Method};
 use stun_types::{
     attribute::{
         AttributeExt as _, ErrorCode, Fingerprint, MessageIntegrity, MessageIntegritySha256, Nonce,
@@ -15,7 +16,6 @@ use stun_types::{
         MessageType, MessageWrite as _, MessageWriteVec, TransactionId,
     },
 };
-pub(crate) use stun_types::message::{MessageClass, Method};
 
 pub(crate) const BINDING: Method = Method::new(0x001);
 pub(crate) const ALLOCATE: Method = Method::new(0x003);
@@ -374,7 +374,9 @@ impl Decoded {
     pub(crate) fn unknown_attributes(&self) -> Vec<u16> {
         let value = self.value(attribute::UNKNOWN_ATTRIBUTES).unwrap();
         let pairs = value.chunks_exact(2);
-        pairs.map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect()
+        pairs
+            .map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
+            .collect()
     }
 
     /// Asserts that it is a success and gives it back.
@@ -477,7 +479,11 @@ impl Decoded {
                 || (self.class != MessageClass::Indication && protection.contains(number));
             assert!(known, "{number:#06x} does not belong here: {self:?}");
             let count = self.attributes.iter().filter(|(n, _)| n == number).count();
-            let most = if *number == a::XOR_RELAYED_ADDRESS { 2 } else { 1 };
+            let most = if *number == a::XOR_RELAYED_ADDRESS {
+                2
+            } else {
+                1
+            };
             assert!(count <= most, "{number:#06x} is there {count} times");
         }
     }

@@ -13,12 +13,11 @@ use turn_relay_proto::{
     RelayFailure, RelayId, Server, Time,
     address::{ConnectionId, Family, Link, Transport},
     config::{Quotas, RelayAddress},
-    counters::{Counters, Drop},
+    counters::{Counters, DropReason},
     credential::Secrets,
     effect::{Purpose, RelayKind},
     packet::{HEADROOM, TAILROOM},
     policy::PeerPolicy,
-
 };
 
 use super::{
@@ -144,7 +143,8 @@ impl Outcome {
         self.closed.append(&mut later.closed);
         self.connects.append(&mut later.connects);
         self.joined.append(&mut later.joined);
-        self.closed_connections.append(&mut later.closed_connections);
+        self.closed_connections
+            .append(&mut later.closed_connections);
         self.authenticated.append(&mut later.authenticated);
         self.ended.append(&mut later.ended);
         self.effects.append(&mut later.effects);
@@ -245,7 +245,9 @@ impl World {
     ) -> Self {
         let mut random = Seeded::new(seed);
         let commons = Arc::new(Commons::new(&config.relay_addresses, ports, &mut random));
-        let counters: Vec<_> = (0..servers).map(|_| Arc::new(Counters::default())).collect();
+        let counters: Vec<_> = (0..servers)
+            .map(|_| Arc::new(Counters::default()))
+            .collect();
         let shared = Arc::new(config.clone());
         let servers = counters.iter().map(|counters| {
             let random = Seeded::new(random.next());
@@ -371,11 +373,19 @@ impl World {
         );
         buffer.check();
         for effect in effects.list() {
-            if let Effect::SendToClient { client: to, purpose: Purpose::Answer, .. } = effect {
+            if let Effect::SendToClient {
+                client: to,
+                purpose: Purpose::Answer,
+                ..
+            } = effect
+            {
                 assert_eq!(*to, client, "only who asks is answered");
             }
         }
-        assert!(effects.list().len() <= 6, "one packet has few effects: {effects:?}");
+        assert!(
+            effects.list().len() <= 6,
+            "one packet has few effects: {effects:?}"
+        );
         self.carry_out(server, &effects, &buffer.bytes)
     }
 
@@ -423,7 +433,10 @@ impl World {
             &mut effects,
         );
         buffer.check();
-        assert!(effects.list().len() <= 1, "one datagram in, one out at most: {effects:?}");
+        assert!(
+            effects.list().len() <= 1,
+            "one datagram in, one out at most: {effects:?}"
+        );
         self.carry_out(server, &effects, &buffer.bytes)
     }
 
@@ -438,7 +451,7 @@ impl World {
 
     pub(crate) fn client_closed(&mut self, server: usize, client: FiveTuple) -> Outcome {
         let mut effects = Effects::new();
-        self.servers[server].client_closed(client, self.now, &mut effects);
+        self.servers[server].client_closed(client, &mut effects);
         self.carry_out(server, &effects, &[])
     }
 
@@ -448,6 +461,8 @@ impl World {
         relay: RelayId,
         connection: ConnectionId,
     ) -> Outcome {
+        // it may be made although its allocation has ended meanwhile
+        self.connections.insert(connection, relay);
         let mut effects = Effects::new();
         self.servers[server].peer_connected(relay, connection, self.now, &mut effects);
         self.carry_out(server, &effects, &[])
@@ -460,9 +475,9 @@ impl World {
         connection: ConnectionId,
         failure: ConnectFailure,
     ) -> Outcome {
+        self.connections.remove(&connection);
         let mut effects = Effects::new();
-        let now = self.now;
-        self.servers[server].peer_connect_failed(relay, connection, failure, now, &mut effects);
+        self.servers[server].peer_connect_failed(relay, connection, failure, &mut effects);
         self.carry_out(server, &effects, &[])
     }
 
@@ -483,8 +498,9 @@ impl World {
     }
 
     pub(crate) fn peer_connection_closed(&mut self, server: usize, connection: ConnectionId) {
-        self.connections.remove(&connection);
-        self.servers[server].peer_connection_closed(connection, self.now);
+        let relay = self.connections.remove(&connection);
+        let relay = relay.expect("the connection was open");
+        self.servers[server].peer_connection_closed(relay, connection);
     }
 
     /// Gives all servers new settings.
@@ -501,7 +517,7 @@ impl World {
         let mut outcome = Outcome::default();
         for server in 0..self.servers.len() {
             let mut effects = Effects::new();
-            self.servers[server].close(self.now, &mut effects);
+            self.servers[server].close(&mut effects);
             outcome.append(self.carry_out(server, &effects, &[]));
         }
         outcome
@@ -532,8 +548,11 @@ impl World {
     }
 
     /// How often all servers dropped something for that reason.
-    pub(crate) fn drops(&self, reason: Drop) -> u64 {
-        self.counters.iter().map(|counters| counters.drops.get(reason)).sum()
+    pub(crate) fn drops(&self, reason: DropReason) -> u64 {
+        self.counters
+            .iter()
+            .map(|counters| counters.drops.get(reason))
+            .sum()
     }
 
     /// Carries out effects as whoever does input and output would, and asserts what holds for all of them.
@@ -573,7 +592,11 @@ impl World {
                         traffic_class: *traffic_class,
                     });
                 }
-                Effect::OpenRelay { relay, address, kind } => {
+                Effect::OpenRelay {
+                    relay,
+                    address,
+                    kind,
+                } => {
                     let later = self.open(server, *relay, *address, *kind, &mut outcome);
                     outcome.append(later);
                 }
@@ -627,7 +650,6 @@ impl World {
         kind: RelayKind,
         outcome: &mut Outcome,
     ) -> Outcome {
-        assert!(self.seen.insert((server, relay)), "no RelayId is used twice");
         let configured = self.config.relay_addresses.iter();
         let configured = configured
             .copied()
@@ -635,7 +657,8 @@ impl World {
             .expect("sockets are bound to configured addresses");
         assert_eq!(relay.family, Family::of(address.ip()));
         assert!(
-            self.open_sockets().all(|(.., socket)| socket.bound != address),
+            self.open_sockets()
+                .all(|(.., socket)| socket.bound != address),
             "no other allocation has the port"
         );
         let mut effects = Effects::new();
@@ -647,9 +670,13 @@ impl World {
                 advertised: SocketAddr::new(configured.advertised, address.port()),
                 kind,
             };
+            assert!(
+                self.seen.insert((server, relay)),
+                "no socket has the name of another one, also if that is closed"
+            );
             self.sockets.insert(key(server, relay), (relay, socket));
             outcome.opened.push(socket);
-            self.servers[server].relay_opened(relay, self.now, &mut effects);
+            self.servers[server].relay_opened(relay, &mut effects);
         }
         self.carry_out(server, &effects, &[])
     }
@@ -663,10 +690,17 @@ impl World {
     fn check_peer(&self, peer: SocketAddr) {
         assert_ne!(peer.port(), 0);
         assert!(!peer.ip().is_unspecified() && !peer.ip().is_multicast());
-        assert_eq!(peer.ip(), peer.ip().to_canonical(), "addresses are canonical");
+        assert_eq!(
+            peer.ip(),
+            peer.ip().to_canonical(),
+            "addresses are canonical"
+        );
         let relays = self.config.relay_addresses.iter();
         for relay in relays {
-            assert_ne!(peer.ip(), relay.advertised, "relayed addresses are reached straight across");
+            assert!(
+                peer.ip() != relay.advertised || self.config.policy.names(peer),
+                "relayed addresses are reached straight across"
+            );
         }
         assert!(self.config.policy.permits(peer), "the policy allows it");
     }
@@ -684,17 +718,14 @@ fn bytes_of<'a>(data: &Data, effects: &'a Effects, buffer: &'a [u8]) -> &'a [u8]
 }
 
 #[track_caller]
-fn read_message(
-    client: FiveTuple,
-    bytes: &[u8],
-    purpose: Purpose,
-    traffic_class: u8,
-) -> ToClient {
+fn read_message(client: FiveTuple, bytes: &[u8], purpose: Purpose, traffic_class: u8) -> ToClient {
     let message = match bytes {
         [0..=3, ..] => {
             let decoded = Decoded::judge(bytes);
             let answer = decoded.class != MessageClass::Indication;
-            assert!(answer || purpose == Purpose::Relayed || !decoded.has(super::stun::attribute::DATA));
+            assert!(
+                answer || purpose == Purpose::Relayed || !decoded.has(super::stun::attribute::DATA)
+            );
             assert!(!answer || purpose == Purpose::Answer);
             FromServer::Stun(decoded)
         }

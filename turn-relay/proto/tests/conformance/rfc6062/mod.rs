@@ -9,7 +9,11 @@ use std::net::SocketAddr;
 
 use turn_relay_proto::{address::Transport, effect::RelayKind};
 
-use crate::support::{client::Client, stun::{ALLOCATE, Draft}, world::World};
+use crate::support::{
+    client::Client,
+    stun::{ALLOCATE, Draft},
+    world::World,
+};
 
 /// A world that speaks RFC 6062.
 fn world() -> World {

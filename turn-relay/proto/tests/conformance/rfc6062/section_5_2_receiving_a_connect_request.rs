@@ -18,14 +18,21 @@ use crate::support::{
 const PEER: &str = "198.51.100.1:80";
 
 /// Sends a Connect request that is begun, and gives back how.
-fn connect(world: &mut World, client: &Client, peer: SocketAddr) -> (Vec<u8>, RelayId, ConnectionId) {
+fn connect(
+    world: &mut World,
+    client: &Client,
+    peer: SocketAddr,
+) -> (Vec<u8>, RelayId, ConnectionId) {
     let bytes = client.sign(Draft::request(CONNECT).peer(peer));
     let outcome = client.put(world, &bytes);
     let [(relay, to, connection)] = outcome.connects[..] else {
         panic!("{outcome:?}")
     };
     assert_eq!(to, peer);
-    assert!(outcome.to_clients.is_empty(), "the answer comes when it is connected");
+    assert!(
+        outcome.to_clients.is_empty(),
+        "the answer comes when it is connected"
+    );
     (bytes, relay, connection)
 }
 
@@ -176,7 +183,13 @@ fn a_denied_peer_gets_403() {
         config.policy = std::sync::Arc::new(policy);
     });
     let (mut client, _) = allocated(&mut world);
-    let denied = ["127.0.0.1:80", "10.0.0.1:80", "169.254.169.254:80", "[::ffff:127.0.0.1]:80", "198.51.100.1:25"];
+    let denied = [
+        "127.0.0.1:80",
+        "10.0.0.1:80",
+        "169.254.169.254:80",
+        "[::ffff:127.0.0.1]:80",
+        "198.51.100.1:25",
+    ];
     for peer in denied {
         let request = Draft::request(CONNECT).peer(socket(peer));
         let (answer, outcome) = client.call_with_outcome(&mut world, request);
@@ -254,12 +267,14 @@ fn connections_of_one_allocation_are_bounded() {
 }
 
 #[test]
-fn a_connection_of_an_allocation_that_ended_is_answered_no_more() {
+fn a_connection_that_is_made_after_its_allocation_ended_is_closed() {
     let mut world = world();
     let (mut client, _) = allocated(&mut world);
     let (_, relay, connection) = connect(&mut world, &client, socket(PEER));
     client.refresh(&mut world, 0).success();
-    world.peer_connected(0, relay, connection).silence();
+    let outcome = world.peer_connected(0, relay, connection);
+    outcome.silence();
+    assert_eq!(outcome.closed_connections, [connection]);
     let (mut client, _) = allocated(&mut world);
     let (_, relay, connection) = connect(&mut world, &client, socket(PEER));
     client.refresh(&mut world, 0).success();

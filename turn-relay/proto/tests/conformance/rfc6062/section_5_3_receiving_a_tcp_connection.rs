@@ -24,7 +24,10 @@ fn with_a_permission_the_client_is_told() {
     assert_eq!(message.class, MessageClass::Indication);
     assert_eq!(message.method, CONNECTION_ATTEMPT);
     assert_eq!(message.peer(), socket(PEER));
-    assert_eq!(message.value(attribute::CONNECTION_ID), Some(&id.to_be_bytes()[..]));
+    assert_eq!(
+        message.value(attribute::CONNECTION_ID),
+        Some(&id.to_be_bytes()[..])
+    );
     assert_eq!(outcome.to_clients[0].client, client.five_tuple);
 }
 
@@ -71,7 +74,10 @@ fn connection_ids_cannot_be_guessed() {
         })
         .collect();
     assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len());
-    let near = ids.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) < 0x10000).count();
+    let near = ids
+        .windows(2)
+        .filter(|pair| pair[0].abs_diff(pair[1]) < 0x10000)
+        .count();
     assert!(near <= 1, "{ids:x?}");
 }
 
@@ -111,9 +117,16 @@ fn a_connection_that_the_peer_closed_is_not_there_to_be_bound() {
     world.peer_connection_closed(0, connection);
     let mut data = Client::over(&mut world, "", Transport::Tcp, Family::V4);
     data = data.with_username(&client.username);
-    data.call(&mut world, Draft::request(CONNECTION_BIND).connection_id(connection.0)).error(400);
+    data.call(
+        &mut world,
+        Draft::request(CONNECTION_BIND).connection_id(connection.0),
+    )
+    .error(400);
     let outcome = world.advance(Duration::from_secs(60));
-    assert!(outcome.closed_connections.is_empty(), "nothing is closed twice");
+    assert!(
+        outcome.closed_connections.is_empty(),
+        "nothing is closed twice"
+    );
 }
 
 #[test]

@@ -42,8 +42,14 @@ fn a_waiting_connection_becomes_one_with_the_clients() {
         let (answer, outcome) = data.call_with_outcome(&mut world, bind(connection));
         answer.success();
         assert_eq!(outcome.joined, [(data.five_tuple, connection)]);
-        let answered = outcome.effects.iter().position(|effect| matches!(effect, Effect::SendToClient { .. }));
-        let joined = outcome.effects.iter().position(|effect| matches!(effect, Effect::JoinConnections { .. }));
+        let answered = outcome
+            .effects
+            .iter()
+            .position(|effect| matches!(effect, Effect::SendToClient { .. }));
+        let joined = outcome
+            .effects
+            .iter()
+            .position(|effect| matches!(effect, Effect::JoinConnections { .. }));
         assert!(answered < joined, "the answer comes first");
         // it waits no longer
         let outcome = world.advance(std::time::Duration::from_secs(60));

@@ -10,7 +10,10 @@ use crate::support::{
 fn of_two_attributes_of_one_type_the_first_counts() {
     let mut world = World::new();
     let (mut client, _) = Client::allocated(&mut world, "alice");
-    let request = Draft::request(REFRESH).lifetime(900).lifetime(0).lifetime(700);
+    let request = Draft::request(REFRESH)
+        .lifetime(900)
+        .lifetime(0)
+        .lifetime(700);
     assert_eq!(client.call(&mut world, request).success().lifetime(), 900);
     assert_eq!(world.allocations(), 1);
 }
@@ -120,7 +123,9 @@ fn a_sha256_that_is_too_long_is_not_taken() {
     let mut client = Client::new(&mut world, "alice").protected_by(Protection::Sha256);
     client.allocate(&mut world);
     let draft = client.identify(Draft::request(REFRESH).lifetime(0));
-    let bytes = draft.with(attribute::MESSAGE_INTEGRITY_SHA256, &[0; 36]).finish();
+    let bytes = draft
+        .with(attribute::MESSAGE_INTEGRITY_SHA256, &[0; 36])
+        .finish();
     let outcome = client.put(&mut world, &bytes);
     assert!(outcome.closed.is_empty());
 }
@@ -132,7 +137,12 @@ fn a_message_integrity_of_another_length_is_not_taken() {
     client.protection = Protection::Sha1;
     let right = client.sign(Draft::request(REFRESH).lifetime(0));
     let hmac = &right[right.len() - 20..];
-    for value in [&hmac[..0], &hmac[..16], &hmac[..19], &[hmac, &[0; 4]].concat()] {
+    for value in [
+        &hmac[..0],
+        &hmac[..16],
+        &hmac[..19],
+        &[hmac, &[0; 4]].concat(),
+    ] {
         let draft = client.identify(Draft::request(REFRESH).lifetime(0));
         let bytes = draft.with(attribute::MESSAGE_INTEGRITY, value).finish();
         let outcome = client.put(&mut world, &bytes);

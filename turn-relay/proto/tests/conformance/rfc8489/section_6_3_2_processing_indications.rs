@@ -1,6 +1,6 @@
 //! RFC 8489 §6.3.2: indications are never answered.
 
-use turn_relay_proto::counters::Drop;
+use turn_relay_proto::counters::DropReason;
 
 use crate::support::{
     client::Client,
@@ -34,7 +34,7 @@ fn an_indication_with_an_unknown_attribute_that_has_to_be_understood_is_discarde
             .put(&mut world, &message.with(number, b"?").finish())
             .nothing();
     }
-    assert_eq!(world.drops(Drop::BadIndication), 3);
+    assert_eq!(world.drops(DropReason::BadIndication), 3);
 }
 
 #[test]

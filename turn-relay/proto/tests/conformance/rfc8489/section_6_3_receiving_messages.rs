@@ -3,8 +3,8 @@
 use crate::support::{
     client::Client,
     stun::{
-        ALLOCATE, BINDING, CHANNEL_BIND, CONNECT, CONNECTION_BIND, CREATE_PERMISSION, DATA_METHOD, Draft,
-        MessageClass, Method, REFRESH, SEND, attribute, fresh_id,
+        ALLOCATE, BINDING, CHANNEL_BIND, CONNECT, CONNECTION_BIND, CREATE_PERMISSION, DATA_METHOD,
+        Draft, MessageClass, Method, REFRESH, SEND, attribute, fresh_id,
     },
     world::{World, socket},
 };

@@ -12,13 +12,14 @@ use crate::support::{
 
 #[test]
 fn a_nonce_begins_with_the_cookie_and_says_password_algorithms() {
+    // bit 0 of 24 is the leftmost by the text of §18.1, and the rightmost by erratum 6290 and the example of appendix B.1
     let mut world = World::new();
     let mut client = Client::new(&mut world, "alice");
     client.challenge(&mut world);
     let rest = client.nonce.strip_prefix(b"obMatJos2").expect("the cookie");
     let features = BASE64_STANDARD.decode(&rest[..4]).unwrap();
-    // bit 0, the leftmost, is set; bit 1, username anonymity, cannot be: usernames are not known beforehand
-    assert_eq!(features, [0x80, 0, 0]);
+    // bit 1, username anonymity, is not set by either: usernames are not known beforehand
+    assert_eq!(features, [0x80, 0, 0x01]);
 }
 
 #[test]
@@ -103,7 +104,7 @@ fn an_algorithm_that_was_not_offered_gets_400() {
 #[test]
 fn a_nonce_whose_features_were_taken_away_is_not_valid() {
     let mut world = World::new();
-    for features in [b"AAAA", b"QAAA", b"wAAA", b"gAAB"] {
+    for features in [b"AAAA", b"QAAC", b"wAAB", b"gAAA", b"AAAB"] {
         let (mut client, _) = Client::allocated(&mut world, "alice");
         client.nonce[9..13].copy_from_slice(features);
         client.refresh(&mut world, 600).error(438);
@@ -125,10 +126,17 @@ fn a_nonce_without_a_cookie_is_not_valid() {
 fn a_new_nonce_has_the_cookie_too() {
     let mut world = World::new();
     let (mut client, _) = Client::allocated(&mut world, "alice");
-    client.call(&mut world, Draft::request(REFRESH).lifetime(3600)).success();
+    client
+        .call(&mut world, Draft::request(REFRESH).lifetime(3600))
+        .success();
     world.pass(Duration::from_secs(3550));
     client.refresh(&mut world, 3600).success();
     world.pass(Duration::from_secs(3500));
     let answer = client.refresh(&mut world, 3600).error(438);
-    assert!(answer.value(attribute::NONCE).unwrap().starts_with(b"obMatJos2gAAA"));
+    assert!(
+        answer
+            .value(attribute::NONCE)
+            .unwrap()
+            .starts_with(b"obMatJos2gAAB")
+    );
 }

@@ -56,7 +56,11 @@ fn challenges_are_the_shortest_that_say_everything() {
     let request = Draft::allocate().finish();
     assert_eq!(request.len(), 28);
     let answer = client.ask(&mut world, &request).error(401);
-    assert!(answer.bytes.len() * 10 <= request.len() * 33, "{}", answer.bytes.len());
+    assert!(
+        answer.bytes.len() * 10 <= request.len() * 33,
+        "{}",
+        answer.bytes.len()
+    );
     assert_eq!(answer.value(attribute::ERROR_CODE), Some(&[0, 0, 4, 1][..]));
     let mut numbers: Vec<_> = answer.attributes.iter().map(|(n, _)| *n).collect();
     numbers.sort_unstable();
@@ -122,7 +126,15 @@ fn what_lacks_is_looked_at_before_who_it_is() {
 #[test]
 fn an_unknown_username_gets_401() {
     let mut world = World::new();
-    for username in ["alice", "", ":", "a:b", "-1:alice", "1800086400x:alice", " 1800086400:alice"] {
+    for username in [
+        "alice",
+        "",
+        ":",
+        "a:b",
+        "-1:alice",
+        "1800086400x:alice",
+        " 1800086400:alice",
+    ] {
         let mut client = Client::new(&mut world, "").with_username(username);
         client.challenge(&mut world);
         let bytes = client.sign(Draft::allocate());
@@ -158,7 +170,12 @@ fn a_wrong_password_gets_401() {
             assert_eq!(answer.value(attribute::REALM), Some(REALM.as_bytes()));
         }
         assert_eq!(world.allocations(), 0);
-        assert_eq!(world.counters[0].auth_failures.get(AuthFailure::BadPassword), 3);
+        assert_eq!(
+            world.counters[0]
+                .auth_failures
+                .get(AuthFailure::BadPassword),
+            3
+        );
     }
 }
 
@@ -228,7 +245,9 @@ fn a_nonce_of_59_minutes_is_good_and_one_of_61_minutes_gets_438() {
 fn the_nonce_of_a_438_is_good_for_an_hour_again() {
     let mut world = World::new();
     let mut client = Client::new(&mut world, "alice");
-    client.call(&mut world, Draft::allocate().lifetime(3600)).success();
+    client
+        .call(&mut world, Draft::allocate().lifetime(3600))
+        .success();
     for _ in 0..20 {
         world.advance(Duration::from_secs(3500));
         let answer = client.refresh(&mut world, 3600);
@@ -247,7 +266,9 @@ fn a_nonce_is_for_one_address_and_port() {
     alice.challenge(&mut world);
     let other_address = world.five_tuple();
     let mut other_port = alice.five_tuple;
-    other_port.client.set_port(alice.five_tuple.client.port() + 1);
+    other_port
+        .client
+        .set_port(alice.five_tuple.client.port() + 1);
     for five_tuple in [other_address, other_port] {
         let mut thief = alice.clone();
         thief.five_tuple = five_tuple;
@@ -284,7 +305,7 @@ fn a_nonce_that_was_made_up_gets_438() {
         .collect();
     made_up.push(whole[..whole.len() - 1].to_vec());
     made_up.push([&whole[..], b"A"].concat());
-    made_up.push(b"obMatJos2gAAA".to_vec());
+    made_up.push(b"obMatJos2gAAB".to_vec());
     made_up.push(vec![b'x'; 127]);
     made_up.push(vec![0xFF; 28]);
     made_up.push(Vec::new());
@@ -317,14 +338,22 @@ fn an_answer_is_protected_as_its_request_was() {
         client.call(&mut world, Draft::allocate()).success();
         client.call(&mut world, Draft::allocate()).error(437);
         client.refresh(&mut world, 600).success();
-        client.call(&mut world, Draft::request(CREATE_PERMISSION)).error(400);
+        client
+            .call(&mut world, Draft::request(CREATE_PERMISSION))
+            .error(400);
         let denied = socket("127.0.0.1:80");
         client.create_permissions(&mut world, &[denied]).error(403);
         let wrong_family = socket("[2001:db8:5::1]:80");
-        client.create_permissions(&mut world, &[wrong_family]).error(443);
+        client
+            .create_permissions(&mut world, &[wrong_family])
+            .error(443);
         client.permit(&mut world, socket("198.51.100.1:80"));
-        client.bind(&mut world, 0x4000, socket("198.51.100.1:80")).success();
-        client.bind(&mut world, 0x3FFF, socket("198.51.100.1:80")).error(400);
+        client
+            .bind(&mut world, 0x4000, socket("198.51.100.1:80"))
+            .success();
+        client
+            .bind(&mut world, 0x3FFF, socket("198.51.100.1:80"))
+            .error(400);
         client.refresh(&mut world, 0).success();
     }
 }

@@ -91,7 +91,9 @@ fn a_peer_of_another_family_gets_443_and_nobody_a_permission() {
     assert!(!client.reaches(&mut world, v4));
 
     let mut client = Client::new(&mut world, "alice");
-    client.call(&mut world, Draft::allocate().family(2)).success();
+    client
+        .call(&mut world, Draft::allocate().family(2))
+        .success();
     client.create_permissions(&mut world, &[v4]).error(443);
     client.permit(&mut world, v6);
 }
@@ -116,7 +118,9 @@ fn a_refused_request_takes_no_time_from_permissions_that_there_are() {
     let (allowed, denied) = (socket("198.51.100.1:9"), socket("10.0.0.1:9"));
     client.permit(&mut world, allowed);
     world.advance(std::time::Duration::from_secs(100));
-    client.create_permissions(&mut world, &[allowed, denied]).error(403);
+    client
+        .create_permissions(&mut world, &[allowed, denied])
+        .error(403);
     world.advance(std::time::Duration::from_secs(199));
     assert!(client.reaches(&mut world, allowed));
     world.advance(std::time::Duration::from_secs(1));
@@ -148,7 +152,9 @@ fn more_permissions_than_the_quota_get_508() {
 fn an_ipv4_mapped_address_is_the_ipv4_address() {
     let mut world = World::new();
     let (mut client, _) = Client::allocated(&mut world, "alice");
-    client.create_permissions(&mut world, &[socket("[::ffff:10.0.0.1]:9")]).error(403);
+    client
+        .create_permissions(&mut world, &[socket("[::ffff:10.0.0.1]:9")])
+        .error(403);
     client.permit(&mut world, socket("[::ffff:198.51.100.1]:9"));
     assert!(client.reaches(&mut world, socket("198.51.100.1:9")));
 }

@@ -33,7 +33,10 @@ fn an_icmp_error_becomes_a_data_indication_with_an_icmp_attribute() {
     assert_eq!(message.peer(), socket(PEER));
     assert!(!message.has(attribute::DATA));
     // two reserved bytes, type, code, and four bytes of data
-    assert_eq!(message.value(attribute::ICMP), Some(&[0, 0, 3, 3, 0, 0, 0, 0][..]));
+    assert_eq!(
+        message.value(attribute::ICMP),
+        Some(&[0, 0, 3, 3, 0, 0, 0, 0][..])
+    );
     assert_eq!(outcome.to_clients[0].client, client.five_tuple);
 }
 
@@ -42,12 +45,22 @@ fn types_of_the_right_family_alone_are_passed_on() {
     let mut world = World::new();
     let (mut client, v4, v6) = Client::dual(&mut world, "alice");
     let peers = [PEER, "[2001:db8:5::1]:9"];
-    client.create_permissions(&mut world, &peers.map(socket)).success();
+    client
+        .create_permissions(&mut world, &peers.map(socket))
+        .success();
     for kind in 0..=u8::MAX {
         let outcome = world.icmp(v4, error(peers[0], kind, 1, 0));
-        assert_eq!(!outcome.to_clients.is_empty(), [3, 11].contains(&kind), "type {kind}");
+        assert_eq!(
+            !outcome.to_clients.is_empty(),
+            [3, 11].contains(&kind),
+            "type {kind}"
+        );
         let outcome = world.icmp(v6, error(peers[1], kind, 0, 0));
-        assert_eq!(!outcome.to_clients.is_empty(), [1, 2, 3].contains(&kind), "type {kind}");
+        assert_eq!(
+            !outcome.to_clients.is_empty(),
+            [1, 2, 3].contains(&kind),
+            "type {kind}"
+        );
     }
 }
 
@@ -56,7 +69,9 @@ fn the_mtu_is_passed_on_and_other_data_are_not() {
     let mut world = World::new();
     let (mut client, v4, v6) = Client::dual(&mut world, "alice");
     let peers = [PEER, "[2001:db8:5::1]:9"];
-    client.create_permissions(&mut world, &peers.map(socket)).success();
+    client
+        .create_permissions(&mut world, &peers.map(socket))
+        .success();
     let mtu = 1280_u32.to_be_bytes();
     for (relayed, peer, kind, code, data) in [
         (v4, peers[0], 3, 4, mtu),
@@ -68,7 +83,10 @@ fn the_mtu_is_passed_on_and_other_data_are_not() {
     ] {
         let outcome = world.icmp(relayed, error(peer, kind, code, 1280));
         let expected = [&[0, 0, kind, code][..], &data].concat();
-        assert_eq!(outcome.stun().value(attribute::ICMP), Some(expected.as_slice()));
+        assert_eq!(
+            outcome.stun().value(attribute::ICMP),
+            Some(expected.as_slice())
+        );
     }
 }
 
@@ -77,7 +95,9 @@ fn an_error_about_a_peer_without_permission_is_dropped() {
     let mut world = World::new();
     let (mut client, relayed) = Client::allocated(&mut world, "alice");
     client.permit(&mut world, socket(PEER));
-    world.icmp(relayed, error("198.51.100.2:9", 3, 3, 0)).silence();
+    world
+        .icmp(relayed, error("198.51.100.2:9", 3, 3, 0))
+        .silence();
     world.pass(Duration::from_secs(300));
     world.icmp(relayed, error(PEER, 3, 3, 0)).silence();
 }

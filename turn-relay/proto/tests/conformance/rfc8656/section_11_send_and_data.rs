@@ -2,7 +2,7 @@
 
 use turn_relay_proto::{
     address::{Family, Transport},
-    counters::{Direction, Drop},
+    counters::{Direction, DropReason},
     effect::Purpose,
     packet::{HEADROOM, TAILROOM},
 };
@@ -63,11 +63,23 @@ fn data_indications_have_different_transaction_ids() {
 fn every_length_is_relayed_as_it_is() {
     // so is every form of padding, both ways, with and without space for headers
     for rooms in [
-        Rooms { head: HEADROOM, tail: TAILROOM },
+        Rooms {
+            head: HEADROOM,
+            tail: TAILROOM,
+        },
         Rooms { head: 0, tail: 0 },
-        Rooms { head: HEADROOM, tail: 0 },
-        Rooms { head: HEADROOM - 1, tail: TAILROOM },
-        Rooms { head: 200, tail: 200 },
+        Rooms {
+            head: HEADROOM,
+            tail: 0,
+        },
+        Rooms {
+            head: HEADROOM - 1,
+            tail: TAILROOM,
+        },
+        Rooms {
+            head: 200,
+            tail: 200,
+        },
     ] {
         for transport in [Transport::Udp, Transport::Tcp] {
             let mut world = World::new();
@@ -118,13 +130,19 @@ fn a_send_indication_that_lacks_an_attribute_is_discarded() {
         Draft::indication(SEND),
         Draft::indication(SEND).peer(peer),
         Draft::indication(SEND).data(b"data"),
-        Draft::indication(SEND).data(b"data").with(attribute::XOR_PEER_ADDRESS, &[]),
-        Draft::indication(SEND).data(b"data").with(attribute::XOR_PEER_ADDRESS, &[0, 1, 0, 0]),
-        Draft::indication(SEND).data(b"data").with(attribute::XOR_PEER_ADDRESS, &[0, 9, 0, 0, 0, 0, 0, 0]),
+        Draft::indication(SEND)
+            .data(b"data")
+            .with(attribute::XOR_PEER_ADDRESS, &[]),
+        Draft::indication(SEND)
+            .data(b"data")
+            .with(attribute::XOR_PEER_ADDRESS, &[0, 1, 0, 0]),
+        Draft::indication(SEND)
+            .data(b"data")
+            .with(attribute::XOR_PEER_ADDRESS, &[0, 9, 0, 0, 0, 0, 0, 0]),
     ] {
         client.put(&mut world, &message.finish()).nothing();
     }
-    assert_eq!(world.drops(Drop::BadIndication), 6);
+    assert_eq!(world.drops(DropReason::BadIndication), 6);
 }
 
 #[test]
@@ -160,7 +178,9 @@ fn of_two_peers_and_two_data_the_first_count() {
 fn a_send_indication_to_a_peer_of_another_family_is_discarded() {
     let mut world = World::new();
     let (client, _) = permitted(&mut world);
-    client.send(&mut world, socket("[2001:db8:5::1]:9"), b"data").nothing();
+    client
+        .send(&mut world, socket("[2001:db8:5::1]:9"), b"data")
+        .nothing();
 }
 
 #[test]
@@ -169,14 +189,18 @@ fn a_send_indication_to_an_ipv4_mapped_address_is_one_to_the_ipv4_address() {
     let (client, _) = permitted(&mut world);
     let outcome = client.send(&mut world, socket("[::ffff:198.51.100.1]:9"), b"data");
     assert_eq!(outcome.to_peer().peer, socket(PEER));
-    client.send(&mut world, socket("[::ffff:198.51.100.2]:9"), b"data").nothing();
+    client
+        .send(&mut world, socket("[::ffff:198.51.100.2]:9"), b"data")
+        .nothing();
 }
 
 #[test]
 fn a_send_indication_to_port_0_is_discarded() {
     let mut world = World::new();
     let (client, _) = permitted(&mut world);
-    client.send(&mut world, socket("198.51.100.1:0"), b"data").nothing();
+    client
+        .send(&mut world, socket("198.51.100.1:0"), b"data")
+        .nothing();
 }
 
 #[test]
@@ -202,9 +226,9 @@ fn a_datagram_that_no_message_can_carry_is_dropped() {
     client.permit(&mut world, socket(PEER));
     let outcome = world.from_peer(over_v4, socket(PEER), &vec![1; 65_535]);
     outcome.silence();
-    assert_eq!(world.drops(Drop::TooLong), 1);
+    assert_eq!(world.drops(DropReason::TooLong), 1);
     world.from_peer(relayed, v6, &vec![1; 65_535]).silence();
-    assert_eq!(world.drops(Drop::TooLong), 2);
+    assert_eq!(world.drops(DropReason::TooLong), 2);
 }
 
 #[test]

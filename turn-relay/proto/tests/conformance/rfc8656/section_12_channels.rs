@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use turn_relay_proto::{
     address::Transport,
-    counters::{Denial, Drop, QuotaHit},
+    counters::{Denial, DropReason, QuotaHit},
     effect::Purpose,
     packet::{HEADROOM, TAILROOM},
 };
@@ -69,13 +69,33 @@ fn a_request_that_lacks_an_attribute_gets_400() {
         request.clone(),
         request.clone().channel(0x4000),
         request.clone().peer(socket(PEER)),
-        request.clone().peer(socket(PEER)).with(attribute::CHANNEL_NUMBER, &[]),
-        request.clone().peer(socket(PEER)).with(attribute::CHANNEL_NUMBER, &[0x40, 0]),
-        request.clone().peer(socket(PEER)).with(attribute::CHANNEL_NUMBER, &[0x40, 0, 0]),
-        request.clone().peer(socket(PEER)).with(attribute::CHANNEL_NUMBER, &[0x40, 0, 0, 0, 0]),
-        request.clone().channel(0x4000).with(attribute::XOR_PEER_ADDRESS, &[]),
-        request.clone().channel(0x4000).with(attribute::XOR_PEER_ADDRESS, &[0, 1, 0, 0]),
-        request.channel(0x4000).with(attribute::XOR_PEER_ADDRESS, &[0, 7, 0, 0, 0, 0, 0, 0]),
+        request
+            .clone()
+            .peer(socket(PEER))
+            .with(attribute::CHANNEL_NUMBER, &[]),
+        request
+            .clone()
+            .peer(socket(PEER))
+            .with(attribute::CHANNEL_NUMBER, &[0x40, 0]),
+        request
+            .clone()
+            .peer(socket(PEER))
+            .with(attribute::CHANNEL_NUMBER, &[0x40, 0, 0]),
+        request
+            .clone()
+            .peer(socket(PEER))
+            .with(attribute::CHANNEL_NUMBER, &[0x40, 0, 0, 0, 0]),
+        request
+            .clone()
+            .channel(0x4000)
+            .with(attribute::XOR_PEER_ADDRESS, &[]),
+        request
+            .clone()
+            .channel(0x4000)
+            .with(attribute::XOR_PEER_ADDRESS, &[0, 1, 0, 0]),
+        request
+            .channel(0x4000)
+            .with(attribute::XOR_PEER_ADDRESS, &[0, 7, 0, 0, 0, 0, 0, 0]),
     ] {
         client.call(&mut world, request).error(400);
     }
@@ -99,8 +119,12 @@ fn a_number_outside_of_0x4000_to_0x4fff_gets_400() {
     for number in [0, 1, 0x3FFF, 0x5000, 0x7FFE, 0x7FFF, 0x8000, 0xFFFF] {
         client.bind(&mut world, number, socket(PEER)).error(400);
     }
-    client.bind(&mut world, 0x4000, socket("198.51.100.1:1")).success();
-    client.bind(&mut world, 0x4FFF, socket("198.51.100.1:2")).success();
+    client
+        .bind(&mut world, 0x4000, socket("198.51.100.1:1"))
+        .success();
+    client
+        .bind(&mut world, 0x4FFF, socket("198.51.100.1:2"))
+        .success();
 }
 
 #[test]
@@ -130,10 +154,14 @@ fn channels_of_two_allocations_have_nothing_to_do_with_each_other() {
     let mut world = World::new();
     let (alice, at_alice) = bound(&mut world);
     let (mut bob, at_bob) = Client::allocated(&mut world, "bob");
-    bob.bind(&mut world, 0x4000, socket("198.51.100.2:9")).success();
+    bob.bind(&mut world, 0x4000, socket("198.51.100.2:9"))
+        .success();
     bob.bind(&mut world, 0x4001, socket(PEER)).success();
     let outcome = alice.send_on(&mut world, 0x4000, b"data");
-    assert_eq!((outcome.to_peer().from, outcome.to_peer().peer), (at_alice, socket(PEER)));
+    assert_eq!(
+        (outcome.to_peer().from, outcome.to_peer().peer),
+        (at_alice, socket(PEER))
+    );
     let outcome = bob.send_on(&mut world, 0x4000, b"data");
     assert_eq!(outcome.to_peer().peer, socket("198.51.100.2:9"));
     let outcome = world.from_peer(at_bob, socket(PEER), b"data");
@@ -146,7 +174,9 @@ fn channels_of_two_allocations_have_nothing_to_do_with_each_other() {
 fn a_peer_of_another_family_gets_443() {
     let mut world = World::new();
     let (mut client, _) = Client::allocated(&mut world, "alice");
-    client.bind(&mut world, 0x4000, socket("[2001:db8:5::1]:9")).error(443);
+    client
+        .bind(&mut world, 0x4000, socket("[2001:db8:5::1]:9"))
+        .error(443);
     client.bind(&mut world, 0x4000, socket(PEER)).success();
 }
 
@@ -161,7 +191,10 @@ fn a_denied_peer_gets_403() {
     for denied in ["127.0.0.1:9", "[::ffff:127.0.0.1]:9", "198.51.100.1:53"] {
         client.bind(&mut world, 0x4000, socket(denied)).error(403);
     }
-    assert!(!client.reaches(&mut world, socket(PEER)), "no permission of it, either");
+    assert!(
+        !client.reaches(&mut world, socket(PEER)),
+        "no permission of it, either"
+    );
     assert_eq!(world.counters[0].denials.get(Denial::ChannelBind), 3);
 }
 
@@ -197,7 +230,9 @@ fn a_channel_bind_beyond_the_quota_of_permissions_gets_508() {
     client.permit(&mut world, socket("198.51.100.2:9"));
     client.bind(&mut world, 0x4000, socket(PEER)).error(508);
     client.send_on(&mut world, 0x4000, b"data").nothing();
-    client.bind(&mut world, 0x4000, socket("198.51.100.2:9")).success();
+    client
+        .bind(&mut world, 0x4000, socket("198.51.100.2:9"))
+        .success();
 }
 
 #[test]
@@ -214,7 +249,11 @@ fn a_channel_lasts_600_seconds_to_the_nanosecond() {
     world.pass(Duration::from_nanos(1));
     client.send_on(&mut world, 0x4000, b"data").nothing();
     let outcome = world.from_peer(relayed, socket(PEER), b"data");
-    assert_eq!(outcome.stun().peer(), socket(PEER), "a Data indication from now on");
+    assert_eq!(
+        outcome.stun().peer(),
+        socket(PEER),
+        "a Data indication from now on"
+    );
 }
 
 #[test]
@@ -263,7 +302,11 @@ fn channel_data_refresh_neither_the_channel_nor_the_permission() {
             client.permit(&mut world, socket(PEER));
         }
         let outcome = client.send_on(&mut world, 0x4000, b"data");
-        assert_eq!(outcome.to_peers.len(), usize::from(second < 599), "{second}");
+        assert_eq!(
+            outcome.to_peers.len(),
+            usize::from(second < 599),
+            "{second}"
+        );
         world.from_peer(relayed, socket(PEER), b"data");
         world.pass(Duration::from_secs(1));
     }
@@ -275,7 +318,9 @@ fn an_expired_channel_can_be_bound_anew() {
     let (mut client, relayed) = bound(&mut world);
     client.refresh(&mut world, 3600).success();
     world.pass(Duration::from_secs(600));
-    client.bind(&mut world, 0x4000, socket("198.51.100.2:9")).success();
+    client
+        .bind(&mut world, 0x4000, socket("198.51.100.2:9"))
+        .success();
     client.bind(&mut world, 0x4001, socket(PEER)).success();
     let outcome = client.send_on(&mut world, 0x4000, b"data");
     assert_eq!(outcome.to_peer().peer, socket("198.51.100.2:9"));
@@ -291,7 +336,9 @@ fn channels_end_with_their_allocation() {
     client.send_on(&mut world, 0x4000, b"data").nothing();
     client.allocate(&mut world);
     client.send_on(&mut world, 0x4000, b"data").nothing();
-    client.bind(&mut world, 0x4000, socket("198.51.100.2:9")).success();
+    client
+        .bind(&mut world, 0x4000, socket("198.51.100.2:9"))
+        .success();
 }
 
 #[test]
@@ -301,7 +348,7 @@ fn channel_data_on_a_channel_that_is_not_bound_are_discarded() {
     for number in [0x4001, 0x4100, 0x4FFF] {
         client.send_on(&mut world, number, b"data").nothing();
     }
-    assert_eq!(world.drops(Drop::NoChannel), 3);
+    assert_eq!(world.drops(DropReason::NoChannel), 3);
 }
 
 #[test]
@@ -347,7 +394,10 @@ fn a_length_of_zero_is_an_empty_datagram() {
 #[test]
 fn every_length_is_relayed_as_it_is_and_padded_on_streams() {
     for rooms in [
-        Rooms { head: HEADROOM, tail: TAILROOM },
+        Rooms {
+            head: HEADROOM,
+            tail: TAILROOM,
+        },
         Rooms { head: 0, tail: 0 },
         Rooms { head: 3, tail: 3 },
         Rooms { head: 4, tail: 0 },

@@ -7,7 +7,7 @@ use turn_relay_proto::{
     FiveTuple,
     address::{Family, Transport},
     config::RelayAddress,
-    counters::{Denial, Drop},
+    counters::{Denial, DropReason},
     policy::PeerPolicy,
 };
 
@@ -20,25 +20,72 @@ use crate::support::{
 /// Addresses of every network that no relay should let anybody into, first and last and one between.
 const SPECIAL: &[&str] = &[
     // IANA's registry for IPv4, multicast and class E
-    "0.0.0.1", "0.255.255.255",
-    "10.0.0.0", "10.1.2.3", "10.255.255.255",
-    "100.64.0.0", "100.127.255.255",
-    "127.0.0.1", "127.255.255.255",
-    "169.254.0.1", "169.254.169.254", "169.254.255.255",
-    "172.16.0.0", "172.31.255.255",
-    "192.0.0.0", "192.0.0.255", "192.0.2.1", "192.31.196.1", "192.52.193.1", "192.88.99.1",
-    "192.168.0.0", "192.168.255.255", "192.175.48.1",
-    "198.18.0.0", "198.19.255.255",
+    "0.0.0.1",
+    "0.255.255.255",
+    "10.0.0.0",
+    "10.1.2.3",
+    "10.255.255.255",
+    "100.64.0.0",
+    "100.127.255.255",
+    "127.0.0.1",
+    "127.255.255.255",
+    "169.254.0.1",
+    "169.254.169.254",
+    "169.254.255.255",
+    "172.16.0.0",
+    "172.31.255.255",
+    "192.0.0.0",
+    "192.0.0.255",
+    "192.0.2.1",
+    "192.31.196.1",
+    "192.52.193.1",
+    "192.88.99.1",
+    "192.168.0.0",
+    "192.168.255.255",
+    "192.175.48.1",
+    "198.18.0.0",
+    "198.19.255.255",
     "203.0.113.1",
-    "224.0.0.1", "239.255.255.255",
-    "240.0.0.1", "255.255.255.254", "255.255.255.255", "0.0.0.0",
+    "224.0.0.1",
+    "239.255.255.255",
+    "240.0.0.1",
+    "255.255.255.254",
+    "255.255.255.255",
+    "0.0.0.0",
     // IPv6
-    "::", "::1", "::7f00:1", "::a00:1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254",
-    "64:ff9b::7f00:1", "64:ff9b::808:808", "64:ff9b:1::1",
-    "100::1", "100:0:0:1::1",
-    "2001::1", "2001:0:4136:e378:8000:63bf:3fff:fdd2", "2001:2::1", "2001:10::1", "2001:20::1", "2001:1ff:ffff::1",
-    "2001:db8::1", "2002:7f00:1::1", "2002:808:808::1", "2620:4f:8000::1", "3fff::1", "3fff:fff::1",
-    "5f00::1", "fc00::1", "fd00:ec2::254", "fdff::1", "fe80::1", "febf::1", "fec0::1", "ff02::1", "ff0e::1",
+    "::",
+    "::1",
+    "::7f00:1",
+    "::a00:1",
+    "::ffff:127.0.0.1",
+    "::ffff:10.0.0.1",
+    "::ffff:169.254.169.254",
+    "64:ff9b::7f00:1",
+    "64:ff9b::808:808",
+    "64:ff9b:1::1",
+    "100::1",
+    "100:0:0:1::1",
+    "2001::1",
+    "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+    "2001:2::1",
+    "2001:10::1",
+    "2001:20::1",
+    "2001:1ff:ffff::1",
+    "2001:db8::1",
+    "2002:7f00:1::1",
+    "2002:808:808::1",
+    "2620:4f:8000::1",
+    "3fff::1",
+    "3fff:fff::1",
+    "5f00::1",
+    "fc00::1",
+    "fd00:ec2::254",
+    "fdff::1",
+    "fe80::1",
+    "febf::1",
+    "fec0::1",
+    "ff02::1",
+    "ff0e::1",
 ];
 
 /// A world with the built-in policy and nothing else, and a client with both families.
@@ -62,7 +109,15 @@ fn special_networks_are_denied_on_every_way_in() {
 #[test]
 fn public_addresses_are_allowed() {
     let (mut world, mut client, ..) = strict();
-    for ip in ["1.1.1.1", "8.8.8.8", "100.63.255.255", "172.32.0.1", "2a00::1", "2600::1", "2400::1"] {
+    for ip in [
+        "1.1.1.1",
+        "8.8.8.8",
+        "100.63.255.255",
+        "172.32.0.1",
+        "2a00::1",
+        "2600::1",
+        "2400::1",
+    ] {
         let peer = SocketAddr::new(ip.parse().unwrap(), 9);
         client.permit(&mut world, peer);
         assert!(client.reaches(&mut world, peer), "{ip}");
@@ -73,7 +128,10 @@ fn public_addresses_are_allowed() {
 fn allow_wins_over_deny_and_over_the_built_in_list() {
     let mut world = World::with(|config| {
         config.policy = Arc::new(PeerPolicy {
-            allow: vec!["10.1.0.0/16".parse().unwrap(), "8.8.8.8/32".parse().unwrap()],
+            allow: vec![
+                "10.1.0.0/16".parse().unwrap(),
+                "8.8.8.8/32".parse().unwrap(),
+            ],
             deny: vec!["10.0.0.0/8".parse().unwrap(), "8.8.0.0/16".parse().unwrap()],
             ..PeerPolicy::default()
         });
@@ -101,7 +159,15 @@ fn what_is_no_peer_cannot_be_allowed() {
         });
     });
     let (mut client, ..) = Client::dual(&mut world, "alice");
-    for ip in ["0.0.0.0", "::", "224.0.0.1", "239.1.1.1", "255.255.255.255", "ff02::1", "ff0e::1"] {
+    for ip in [
+        "0.0.0.0",
+        "::",
+        "224.0.0.1",
+        "239.1.1.1",
+        "255.255.255.255",
+        "ff02::1",
+        "ff0e::1",
+    ] {
         let peer = SocketAddr::new(ip.parse().unwrap(), 9);
         client.create_permissions(&mut world, &[peer]).error(403);
         client.bind(&mut world, 0x4000, peer).error(403);
@@ -130,7 +196,7 @@ fn denied_ports_are_denied_at_allowed_addresses_too() {
     }
     assert!(client.reaches(&mut world, peer(54)));
     assert!(client.hears(&mut world, relayed, peer(54)).is_some());
-    assert!(world.counters[0].denials.get(Denial::Send) + world.drops(Drop::Policy) > 0);
+    assert!(world.counters[0].denials.get(Denial::Send) + world.drops(DropReason::Policy) > 0);
 }
 
 #[test]
@@ -152,7 +218,9 @@ fn a_peer_that_a_reload_denies_is_not_relayed_to_any_more_nor_from() {
     world.from_peer(relayed, in_indications, b"data").silence();
     world.from_peer(relayed, in_a_channel, b"data").silence();
     client.bind(&mut world, 0x4000, in_a_channel).error(403);
-    client.create_permissions(&mut world, &[in_indications]).error(403);
+    client
+        .create_permissions(&mut world, &[in_indications])
+        .error(403);
     assert_eq!(world.allocations(), 1, "the allocation stays");
     // and allowed again, what is left of the permissions counts again
     world.reconfigure(|config| config.policy = Arc::new(policy()));
@@ -185,13 +253,22 @@ fn the_hosts_own_addresses_are_no_peers() {
             advertised: RELAY_V4.parse().unwrap(),
         };
         config.policy = Arc::new(PeerPolicy {
-            own: ["10.0.0.5", "9.9.9.9", "2a00::5"].map(|ip| ip.parse().unwrap()).to_vec(),
+            own: ["10.0.0.5", "9.9.9.9", "2a00::5"]
+                .map(|ip| ip.parse().unwrap())
+                .to_vec(),
             ..policy()
         });
     });
     let (mut client, ..) = Client::dual(&mut world, "alice");
-    for own in ["10.0.0.5:9", "9.9.9.9:443", "[2a00::5]:22", "127.0.0.1:3480"] {
-        client.create_permissions(&mut world, &[socket(own)]).error(403);
+    for own in [
+        "10.0.0.5:9",
+        "9.9.9.9:443",
+        "[2a00::5]:22",
+        "127.0.0.1:3480",
+    ] {
+        client
+            .create_permissions(&mut world, &[socket(own)])
+            .error(403);
         client.bind(&mut world, 0x4000, socket(own)).error(403);
         client.send(&mut world, socket(own), b"data").nothing();
     }
@@ -208,11 +285,13 @@ fn a_relayed_address_is_a_peer_and_its_host_is_not() {
             if world.relay(peer).is_none() {
                 client.send(&mut world, peer, b"data").nothing();
                 client.bind(&mut world, 0x4000 + port % 0x1000, peer);
-                client.send_on(&mut world, 0x4000 + port % 0x1000, b"data").nothing();
+                client
+                    .send_on(&mut world, 0x4000 + port % 0x1000, b"data")
+                    .nothing();
             }
         }
     }
-    assert!(world.drops(Drop::NoSuchRelay) >= 20);
+    assert!(world.drops(DropReason::NoSuchRelay) >= 20);
 }
 
 #[test]
@@ -221,7 +300,9 @@ fn one_of_the_relays_own_addresses_is_a_peer_although_the_list_would_deny_it() {
     client.permit(&mut world, SocketAddr::new(RELAY_V4.parse().unwrap(), 1));
     client.permit(&mut world, SocketAddr::new(RELAY_V6.parse().unwrap(), 1));
     // the neighbour is not
-    client.create_permissions(&mut world, &[socket("203.0.113.8:1")]).error(403);
+    client
+        .create_permissions(&mut world, &[socket("203.0.113.8:1")])
+        .error(403);
 }
 
 #[test]
@@ -238,14 +319,19 @@ fn teredo_and_6to4_clients_are_not_answered() {
         five_tuple.client = socket(client);
         let binding = Draft::request(BINDING).finish();
         world.from_client(0, five_tuple, &binding).silence();
-        world.from_client(0, five_tuple, &Draft::allocate().finish()).silence();
+        world
+            .from_client(0, five_tuple, &Draft::allocate().finish())
+            .silence();
     }
     // their neighbours are
     for client in ["[2001:db8::1]:5000", "[2003::1]:5000", "[2001:1::1]:5000"] {
         let mut five_tuple = world.five_tuple_over(Transport::Udp, Family::V6);
         five_tuple.client = socket(client);
         let binding = Draft::request(BINDING).finish();
-        assert_eq!(world.from_client(0, five_tuple, &binding).stun().mapped(), socket(client));
+        assert_eq!(
+            world.from_client(0, five_tuple, &binding).stun().mapped(),
+            socket(client)
+        );
     }
 }
 
@@ -256,11 +342,18 @@ fn a_client_at_port_0_is_not_answered() {
     five_tuple.client.set_port(0);
     let binding = Draft::request(BINDING).finish();
     world.from_client(0, five_tuple, &binding).silence();
-    world.from_client(0, five_tuple, &Draft::allocate().finish()).silence();
+    world
+        .from_client(0, five_tuple, &Draft::allocate().finish())
+        .silence();
 }
 
 /// Answers to `count` requests of strangers from addresses that `address` gives.
-fn answers(world: &mut World, count: u16, address: impl Fn(u16) -> SocketAddr, request: &Draft) -> usize {
+fn answers(
+    world: &mut World,
+    count: u16,
+    address: impl Fn(u16) -> SocketAddr,
+    request: &Draft,
+) -> usize {
     let link = world.five_tuple().link;
     let bytes = request.clone().finish();
     (0..count)
@@ -270,14 +363,21 @@ fn answers(world: &mut World, count: u16, address: impl Fn(u16) -> SocketAddr, r
                 link,
                 transport: Transport::Udp,
             };
-            !world.from_client(0, five_tuple, &bytes).to_clients.is_empty()
+            !world
+                .from_client(0, five_tuple, &bytes)
+                .to_clients
+                .is_empty()
         })
         .count()
 }
 
 #[test]
 fn one_prefix_is_answered_so_often_and_no_more() {
-    for request in [Draft::request(BINDING), Draft::allocate(), Draft::request(CREATE_PERMISSION)] {
+    for request in [
+        Draft::request(BINDING),
+        Draft::allocate(),
+        Draft::request(CREATE_PERMISSION),
+    ] {
         let mut world = World::with(|config| config.quotas.unauthenticated_per_prefix = 20);
         // hosts of one /24
         let v4 = |number: u16| {
@@ -286,9 +386,13 @@ fn one_prefix_is_answered_so_often_and_no_more() {
         };
         let answered = answers(&mut world, 200, v4, &request);
         assert!((20..=21).contains(&answered), "{answered}");
-        assert_eq!(world.drops(Drop::UnauthenticatedBudget), 200 - u64::try_from(answered).unwrap());
+        assert_eq!(
+            world.drops(DropReason::UnauthenticatedBudget),
+            200 - u64::try_from(answered).unwrap()
+        );
         // hosts of one /48
-        let v6 = |number: u16| SocketAddr::new([0x2a00, 1, 2, number, number, 0, 0, 1].into(), 1000);
+        let v6 =
+            |number: u16| SocketAddr::new([0x2a00, 1, 2, number, number, 0, 0, 1].into(), 1000);
         let answered = answers(&mut world, 200, v6, &request);
         assert!((20..=21).contains(&answered), "{answered}");
     }
@@ -328,7 +432,12 @@ fn who_has_authenticated_is_answered_in_a_flood() {
     let (mut client, _) = Client::allocated(&mut world, "alice");
     let prefix = client.five_tuple.client.ip();
     let request = Draft::request(BINDING);
-    answers(&mut world, 1000, |number| SocketAddr::new(prefix, 2000 + number), &request);
+    answers(
+        &mut world,
+        1000,
+        |number| SocketAddr::new(prefix, 2000 + number),
+        &request,
+    );
     for _ in 0..100 {
         client.refresh(&mut world, 600).success();
     }
@@ -370,7 +479,9 @@ fn no_answer_to_a_stranger_is_much_longer_than_its_request() {
     let mut world = World::new();
     let mut client = Client::new(&mut world, "alice");
     client.challenge(&mut world);
-    let unknown = (0..50).fold(Draft::request(BINDING), |draft, number| draft.with(0x4000 + number, b""));
+    let unknown = (0..50).fold(Draft::request(BINDING), |draft, number| {
+        draft.with(0x4000 + number, b"")
+    });
     let requests = [
         Draft::request(BINDING).finish(),
         Draft::allocate().finish(),
@@ -415,7 +526,11 @@ fn who_has_not_authenticated_leaves_nothing_behind() {
     }
     assert_eq!(world.allocations(), 0);
     assert_eq!(world.open_sockets().count(), 0);
-    assert_eq!(world.servers[0].next_timeout(), None, "and nothing to be done later");
+    assert_eq!(
+        world.servers[0].next_timeout(),
+        None,
+        "and nothing to be done later"
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use turn_relay_proto::{
     address::{Family, Link, Transport},
-    counters::{AuthFailure, Drop},
+    counters::{AuthFailure, DropReason},
 };
 
 use crate::support::{
@@ -20,7 +20,9 @@ fn requests() -> [Draft; 3] {
     [
         Draft::request(REFRESH).lifetime(600),
         Draft::request(CREATE_PERMISSION).peer(socket(PEER)),
-        Draft::request(CHANNEL_BIND).channel(0x4000).peer(socket(PEER)),
+        Draft::request(CHANNEL_BIND)
+            .channel(0x4000)
+            .peer(socket(PEER)),
     ]
 }
 
@@ -54,7 +56,7 @@ fn an_indication_or_channel_data_without_an_allocation_is_ignored_in_silence() {
     let client = Client::new(&mut world, "alice");
     client.send(&mut world, socket(PEER), b"data").nothing();
     client.send_on(&mut world, 0x4000, b"data").nothing();
-    assert_eq!(world.drops(Drop::NoAllocation), 2);
+    assert_eq!(world.drops(DropReason::NoAllocation), 2);
 }
 
 #[test]
@@ -84,7 +86,10 @@ fn a_request_with_another_username_gets_441() {
             mallory.call(&mut world, request).error(441);
         }
         mallory.refresh(&mut world, 0).error(441);
-        assert_eq!(world.counters[0].auth_failures.get(AuthFailure::OtherUser), 4);
+        assert_eq!(
+            world.counters[0].auth_failures.get(AuthFailure::OtherUser),
+            4
+        );
         assert!(!alice.reaches(&mut world, socket(PEER)), "nothing was done");
         alice.refresh(&mut world, 600).success();
     }
@@ -133,7 +138,9 @@ fn an_allocation_belongs_to_its_whole_5_tuple() {
     let mut world = World::new();
     let (alice, relayed) = Client::allocated(&mut world, "alice");
     let mut five_tuples = [alice.five_tuple; 4];
-    five_tuples[0].client.set_port(alice.five_tuple.client.port() + 1);
+    five_tuples[0]
+        .client
+        .set_port(alice.five_tuple.client.port() + 1);
     five_tuples[1].client.set_ip([192, 0, 2, 250].into());
     five_tuples[2].link = Link(2);
     five_tuples[3].transport = Transport::Tcp;
@@ -164,7 +171,9 @@ fn all_transports_and_families_are_served() {
         for family in [Family::V4, Family::V6] {
             for requested in [Family::V4, Family::V6] {
                 let mut client = Client::over(&mut world, "alice", transport, family);
-                client.username.push_str(&format!("{transport:?}{family:?}{requested:?}"));
+                client
+                    .username
+                    .push_str(&format!("{transport:?}{family:?}{requested:?}"));
                 let username = client.username.clone();
                 let mut client = client.with_username(&username);
                 let request = Draft::allocate().family(requested.number());

@@ -27,9 +27,16 @@ fn a_dual_allocation_has_two_relayed_addresses() {
     let answer = answer.success();
     let relayed: HashSet<_> = answer.relayed().into_iter().collect();
     assert_eq!(relayed.len(), 2);
-    let opened: HashSet<_> = outcome.opened.iter().map(|socket| socket.advertised).collect();
+    let opened: HashSet<_> = outcome
+        .opened
+        .iter()
+        .map(|socket| socket.advertised)
+        .collect();
     assert_eq!(relayed, opened);
-    let addresses: HashSet<_> = relayed.iter().map(|address| address.ip().to_string()).collect();
+    let addresses: HashSet<_> = relayed
+        .iter()
+        .map(|address| address.ip().to_string())
+        .collect();
     assert_eq!(addresses, [RELAY_V4.to_owned(), RELAY_V6.to_owned()].into());
     assert!(!answer.has(attribute::ADDRESS_ERROR_CODE));
     assert_eq!(world.allocations(), 1, "it is one allocation");
@@ -39,7 +46,9 @@ fn a_dual_allocation_has_two_relayed_addresses() {
 fn check_9_an_additional_family_of_ipv4_gets_400() {
     let mut world = World::new();
     let mut client = Client::new(&mut world, "alice");
-    client.call(&mut world, Draft::allocate().additional_family(1)).error(400);
+    client
+        .call(&mut world, Draft::allocate().additional_family(1))
+        .error(400);
 }
 
 #[test]
@@ -56,7 +65,9 @@ fn check_9_an_additional_family_that_does_not_exist_is_refused() {
 fn a_family_without_a_relay_address_is_named_with_440_in_a_success() {
     let mut world = World::with(|config| config.relay_addresses.truncate(1));
     let mut client = Client::new(&mut world, "alice");
-    let answer = client.call(&mut world, Draft::allocate().additional_family(2)).success();
+    let answer = client
+        .call(&mut world, Draft::allocate().additional_family(2))
+        .success();
     assert_eq!(answer.relayed().len(), 1);
     assert!(answer.relayed()[0].is_ipv4());
     assert_eq!(address_error(&answer), (2, 440));
@@ -65,7 +76,9 @@ fn a_family_without_a_relay_address_is_named_with_440_in_a_success() {
         config.relay_addresses.remove(0);
     });
     let mut client = Client::new(&mut world, "alice");
-    let answer = client.call(&mut world, Draft::allocate().additional_family(2)).success();
+    let answer = client
+        .call(&mut world, Draft::allocate().additional_family(2))
+        .success();
     assert_eq!(answer.relayed().len(), 1);
     assert!(answer.relayed()[0].is_ipv6());
     assert_eq!(address_error(&answer), (1, 440));
@@ -76,7 +89,9 @@ fn a_family_without_free_ports_is_named_with_508_in_a_success() {
     for (used_up, left, number) in [(1, 2, 1), (2, 1, 2)] {
         let mut world = World::of(1, config(), 50_000..=50_000, 1);
         let mut first = Client::new(&mut world, "alice");
-        first.call(&mut world, Draft::allocate().family(used_up)).success();
+        first
+            .call(&mut world, Draft::allocate().family(used_up))
+            .success();
         let mut client = Client::new(&mut world, "bob");
         let request = Draft::allocate().additional_family(2);
         let answer = client.call(&mut world, request).success();
@@ -142,7 +157,10 @@ fn each_family_of_a_dual_allocation_relays() {
     client.bind(&mut world, 0x4001, peers[1]).success();
     for (channel, relayed, peer) in [(0x4000, v4, peers[0]), (0x4001, v6, peers[1])] {
         let outcome = client.send_on(&mut world, channel, b"out");
-        assert_eq!((outcome.to_peer().from, outcome.to_peer().peer), (relayed, peer));
+        assert_eq!(
+            (outcome.to_peer().from, outcome.to_peer().peer),
+            (relayed, peer)
+        );
         let outcome = world.from_peer(relayed, peer, b"in");
         assert_eq!(outcome.channel_data(), (channel, &b"in"[..]));
     }
@@ -163,8 +181,10 @@ fn a_packet_to_one_family_from_a_peer_of_the_other_is_not_relayed() {
 fn both_relayed_addresses_end_together() {
     let mut world = World::new();
     let (mut client, ..) = Client::dual(&mut world, "alice");
-    let (answer, outcome) =
-        client.call_with_outcome(&mut world, Draft::request(crate::support::stun::REFRESH).lifetime(0));
+    let (answer, outcome) = client.call_with_outcome(
+        &mut world,
+        Draft::request(crate::support::stun::REFRESH).lifetime(0),
+    );
     answer.success();
     assert_eq!(outcome.closed.len(), 2);
     Client::dual(&mut world, "alice");

@@ -27,9 +27,14 @@ fn an_even_port_is_even() {
     let mut world = World::with(|config| config.quotas.allocations_per_user = 100);
     for _ in 0..50 {
         let mut client = Client::new(&mut world, "alice");
-        let answer = client.call(&mut world, Draft::allocate().even_port()).success();
+        let answer = client
+            .call(&mut world, Draft::allocate().even_port())
+            .success();
         assert_eq!(answer.relayed()[0].port() % 2, 0);
-        assert!(!answer.has(attribute::RESERVATION_TOKEN), "the R bit was not set");
+        assert!(
+            !answer.has(attribute::RESERVATION_TOKEN),
+            "the R bit was not set"
+        );
     }
 }
 
@@ -53,9 +58,13 @@ fn without_even_ports_there_is_508() {
         Draft::allocate().even_port(),
         Draft::allocate().even_port_and_next(),
     ] {
-        Client::new(&mut world, "alice").call(&mut world, request).error(508);
+        Client::new(&mut world, "alice")
+            .call(&mut world, request)
+            .error(508);
     }
-    Client::new(&mut world, "alice").call(&mut world, Draft::allocate()).success();
+    Client::new(&mut world, "alice")
+        .call(&mut world, Draft::allocate())
+        .success();
 }
 
 #[test]
@@ -65,7 +74,9 @@ fn a_pair_needs_two_ports() {
     // 50000 is even, and 50001 is not of the range
     let mut world = World::of(1, config, 49_999..=50_000, 1);
     let mut client = Client::new(&mut world, "alice");
-    client.call(&mut world, Draft::allocate().even_port_and_next()).error(508);
+    client
+        .call(&mut world, Draft::allocate().even_port_and_next())
+        .error(508);
     assert_eq!(world.allocations(), 0);
     // nothing was left taken
     for _ in 0..2 {
@@ -79,8 +90,13 @@ fn a_token_gives_the_port_above_on_the_same_address() {
     let (_, first, token) = reserve(&mut world);
     assert_eq!(first.port() % 2, 0);
     let mut second = Client::new(&mut world, "alice");
-    let answer = second.call(&mut world, Draft::allocate().token(&token)).success();
-    assert_eq!(answer.relayed(), [SocketAddr::new(first.ip(), first.port() + 1)]);
+    let answer = second
+        .call(&mut world, Draft::allocate().token(&token))
+        .success();
+    assert_eq!(
+        answer.relayed(),
+        [SocketAddr::new(first.ip(), first.port() + 1)]
+    );
     assert!(!answer.has(attribute::RESERVATION_TOKEN));
 }
 
@@ -95,7 +111,9 @@ fn a_token_may_be_shown_over_another_transport_by_another_address_and_on_another
         let (mut client, first, token) = reserve(&mut world);
         let second = Client::over(&mut world, "alice", transport, family);
         let mut second = second.on_server(server);
-        let answer = second.call(&mut world, Draft::allocate().token(&token)).success();
+        let answer = second
+            .call(&mut world, Draft::allocate().token(&token))
+            .success();
         assert_eq!(answer.relayed()[0].port(), first.port() + 1);
         client.refresh(&mut world, 0).success();
     }
@@ -106,12 +124,18 @@ fn a_token_is_good_for_one_allocation() {
     let mut world = World::two();
     let (_, _, token) = reserve(&mut world);
     let mut second = Client::new(&mut world, "alice").on_server(1);
-    second.call(&mut world, Draft::allocate().token(&token)).success();
+    second
+        .call(&mut world, Draft::allocate().token(&token))
+        .success();
     let mut third = Client::new(&mut world, "alice");
-    third.call(&mut world, Draft::allocate().token(&token)).error(508);
+    third
+        .call(&mut world, Draft::allocate().token(&token))
+        .error(508);
     // not even when the port is free again
     second.refresh(&mut world, 0).success();
-    third.call(&mut world, Draft::allocate().token(&token)).error(508);
+    third
+        .call(&mut world, Draft::allocate().token(&token))
+        .error(508);
 }
 
 #[test]
@@ -120,7 +144,9 @@ fn a_reservation_is_held_for_30_seconds_at_least() {
     let (_, first, token) = reserve(&mut world);
     world.advance(Duration::from_millis(29_999));
     let mut second = Client::new(&mut world, "alice");
-    let answer = second.call(&mut world, Draft::allocate().token(&token)).success();
+    let answer = second
+        .call(&mut world, Draft::allocate().token(&token))
+        .success();
     assert_eq!(answer.relayed()[0].port(), first.port() + 1);
 }
 
@@ -130,7 +156,9 @@ fn a_reservation_outlives_the_allocation_that_made_it() {
     let (mut client, first, token) = reserve(&mut world);
     client.refresh(&mut world, 0).success();
     let mut second = Client::new(&mut world, "alice");
-    let answer = second.call(&mut world, Draft::allocate().token(&token)).success();
+    let answer = second
+        .call(&mut world, Draft::allocate().token(&token))
+        .success();
     assert_eq!(answer.relayed()[0].port(), first.port() + 1);
 }
 
@@ -146,8 +174,12 @@ fn a_reservation_that_nobody_wanted_is_given_back() {
     world.advance(Duration::from_secs(31));
     client.refresh(&mut world, 0).success();
     world.advance(Duration::from_secs(31));
-    second.call(&mut world, Draft::allocate().token(&token)).error(508);
-    let relayed: HashSet<_> = (0..2).map(|_| Client::allocated(&mut world, "alice").1).collect();
+    second
+        .call(&mut world, Draft::allocate().token(&token))
+        .error(508);
+    let relayed: HashSet<_> = (0..2)
+        .map(|_| Client::allocated(&mut world, "alice").1)
+        .collect();
     assert_eq!(relayed.len(), 2);
 }
 
@@ -170,7 +202,9 @@ fn a_held_port_is_given_to_nobody_else() {
     client.call(&mut world, Draft::allocate()).error(508);
     for token in tokens {
         let mut client = Client::new(&mut world, "alice");
-        client.call(&mut world, Draft::allocate().token(&token)).success();
+        client
+            .call(&mut world, Draft::allocate().token(&token))
+            .success();
     }
 }
 
@@ -196,8 +230,13 @@ fn an_ipv6_pair_is_one_of_ipv6() {
     assert!(first.is_ipv6() && first.port() % 2 == 0);
     let token = answer.value(attribute::RESERVATION_TOKEN).unwrap().to_vec();
     let mut second = Client::new(&mut world, "alice");
-    let answer = second.call(&mut world, Draft::allocate().token(&token)).success();
-    assert_eq!(answer.relayed(), [SocketAddr::new(first.ip(), first.port() + 1)]);
+    let answer = second
+        .call(&mut world, Draft::allocate().token(&token))
+        .success();
+    assert_eq!(
+        answer.relayed(),
+        [SocketAddr::new(first.ip(), first.port() + 1)]
+    );
 }
 
 #[test]
@@ -236,7 +275,9 @@ fn a_pair_whose_port_something_else_has_is_looked_for_elsewhere() {
     world.failures = [Some(RelayFailure::PortInUse)].into();
     let (_, first, token) = reserve(&mut world);
     let mut second = Client::new(&mut world, "alice");
-    let answer = second.call(&mut world, Draft::allocate().token(&token)).success();
+    let answer = second
+        .call(&mut world, Draft::allocate().token(&token))
+        .success();
     assert_eq!(answer.relayed()[0].port(), first.port() + 1);
 }
 
@@ -246,7 +287,9 @@ fn a_held_port_that_something_else_has_by_then_gets_508() {
     let (_, _, token) = reserve(&mut world);
     let mut second = Client::new(&mut world, "alice");
     world.failures = [Some(RelayFailure::PortInUse)].into();
-    second.call(&mut world, Draft::allocate().token(&token)).error(508);
+    second
+        .call(&mut world, Draft::allocate().token(&token))
+        .error(508);
     assert_eq!(world.allocations(), 1);
 }
 
@@ -257,8 +300,12 @@ fn a_refused_request_uses_no_reservation_up() {
     let (_, first, token) = reserve(&mut world);
     Client::allocated(&mut world, "alice");
     let mut over_quota = Client::new(&mut world, "alice");
-    over_quota.call(&mut world, Draft::allocate().token(&token)).error(486);
+    over_quota
+        .call(&mut world, Draft::allocate().token(&token))
+        .error(486);
     let mut bob = Client::new(&mut world, "bob");
-    let answer = bob.call(&mut world, Draft::allocate().token(&token)).success();
+    let answer = bob
+        .call(&mut world, Draft::allocate().token(&token))
+        .success();
     assert_eq!(answer.relayed()[0].port(), first.port() + 1);
 }

@@ -78,7 +78,9 @@ fn check_2_a_5_tuple_in_use_gets_437() {
     client.call(&mut world, Draft::allocate()).error(437);
     // before what follows is looked at
     client.call(&mut world, Draft::request(ALLOCATE)).error(437);
-    client.call(&mut world, Draft::request(ALLOCATE).transport(132)).error(437);
+    client
+        .call(&mut world, Draft::request(ALLOCATE).transport(132))
+        .error(437);
 }
 
 #[test]
@@ -360,7 +362,11 @@ fn a_relay_address_whose_ports_are_all_taken_is_no_hindrance_for_another() {
     let relayed: HashSet<_> = (0..8)
         .map(|_| Client::allocated(&mut world, "alice").1)
         .collect();
-    assert_eq!(relayed.len(), 8, "both addresses are used up to the last port");
+    assert_eq!(
+        relayed.len(),
+        8,
+        "both addresses are used up to the last port"
+    );
     ask(&mut world, Draft::allocate()).error(508);
 }
 
@@ -429,12 +435,18 @@ fn an_allocation_ends_at_the_time_that_the_server_names() {
     let start = world.now.time;
     let mut last = start;
     while world.allocations() > 0 {
-        last = world.servers[0].next_timeout().expect("something is to be done");
+        last = world.servers[0]
+            .next_timeout()
+            .expect("something is to be done");
         world.pass(last.since(world.now.time));
         world.tick();
     }
     assert_eq!(last.since(start), Duration::from_secs(600));
-    assert_eq!(world.servers[0].next_timeout(), None, "and then there is rest");
+    assert_eq!(
+        world.servers[0].next_timeout(),
+        None,
+        "and then there is rest"
+    );
 }
 
 #[test]
@@ -447,7 +459,9 @@ fn what_comes_to_a_socket_that_was_closed_is_ignored() {
     client.refresh(&mut world, 0).success();
     // also when another allocation has its place now
     for _ in 0..3 {
-        world.from_peer_to(server, relay, peer, b"late", 0).nothing();
+        world
+            .from_peer_to(server, relay, peer, b"late", 0)
+            .nothing();
         let (mut next, _) = Client::allocated(&mut world, "bob");
         next.permit(&mut world, peer);
     }

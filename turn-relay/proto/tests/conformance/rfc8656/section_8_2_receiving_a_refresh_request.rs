@@ -14,7 +14,13 @@ use crate::support::{
 fn a_refresh_sets_the_lifetime_as_an_allocate_does() {
     let mut world = World::new();
     let (mut client, _) = Client::allocated(&mut world, "alice");
-    for (requested, given) in [(1, 600), (600, 600), (601, 601), (3600, 3600), (u32::MAX, 3600)] {
+    for (requested, given) in [
+        (1, 600),
+        (600, 600),
+        (601, 601),
+        (3600, 3600),
+        (u32::MAX, 3600),
+    ] {
         let answer = client.refresh(&mut world, requested).success();
         assert_eq!(answer.lifetime(), given);
     }
@@ -26,7 +32,9 @@ fn a_refresh_sets_the_lifetime_as_an_allocate_does() {
 fn a_refresh_may_make_a_life_shorter() {
     let mut world = World::new();
     let mut client = Client::new(&mut world, "alice");
-    client.call(&mut world, Draft::allocate().lifetime(3600)).success();
+    client
+        .call(&mut world, Draft::allocate().lifetime(3600))
+        .success();
     client.refresh(&mut world, 600).success();
     world.advance(Duration::from_secs(600));
     assert_eq!(world.allocations(), 0);
@@ -85,7 +93,10 @@ fn a_lifetime_of_zero_deletes_at_once() {
         client.refresh(&mut world, 600).error(437);
         // and the 5-tuple is free
         client.allocate(&mut world);
-        assert!(!client.reaches(&mut world, peer), "permissions are new, too");
+        assert!(
+            !client.reaches(&mut world, peer),
+            "permissions are new, too"
+        );
     }
 }
 
@@ -100,12 +111,20 @@ fn a_requested_family_that_the_allocation_does_not_have_gets_443() {
         client.call(&mut world, request).error(443);
     }
     assert_eq!(world.allocations(), 1);
-    client.call(&mut world, Draft::request(REFRESH).family(1)).success();
+    client
+        .call(&mut world, Draft::request(REFRESH).family(1))
+        .success();
 
     let mut client = Client::new(&mut world, "alice");
-    client.call(&mut world, Draft::allocate().family(2)).success();
-    client.call(&mut world, Draft::request(REFRESH).family(1)).error(443);
-    client.call(&mut world, Draft::request(REFRESH).family(2)).success();
+    client
+        .call(&mut world, Draft::allocate().family(2))
+        .success();
+    client
+        .call(&mut world, Draft::request(REFRESH).family(1))
+        .error(443);
+    client
+        .call(&mut world, Draft::request(REFRESH).family(2))
+        .success();
 }
 
 #[test]
@@ -126,8 +145,12 @@ fn one_family_of_a_dual_allocation_can_be_deleted_alone() {
         assert!(!client.reaches(&mut world, peers[usize::from(deleted) - 1]));
         assert!(client.reaches(&mut world, peers[usize::from(kept) - 1]));
         // what is left is an allocation of one family
-        client.call(&mut world, Draft::request(REFRESH).family(deleted)).error(443);
-        client.call(&mut world, Draft::request(REFRESH).family(kept)).success();
+        client
+            .call(&mut world, Draft::request(REFRESH).family(deleted))
+            .error(443);
+        client
+            .call(&mut world, Draft::request(REFRESH).family(kept))
+            .success();
         let denied = &peers[usize::from(deleted) - 1..usize::from(deleted)];
         client.create_permissions(&mut world, denied).error(443);
         client.refresh(&mut world, 0).success();
@@ -167,7 +190,13 @@ fn a_malformed_lifetime_does_not_delete() {
 fn a_malformed_family_in_a_refresh_gets_an_error() {
     let mut world = World::new();
     let (mut client, _) = Client::allocated(&mut world, "alice");
-    for value in [&[][..], &[1], &[0, 0, 0, 0], &[3, 0, 0, 0], &[1, 0, 0, 0, 0]] {
+    for value in [
+        &[][..],
+        &[1],
+        &[0, 0, 0, 0],
+        &[3, 0, 0, 0],
+        &[1, 0, 0, 0, 0],
+    ] {
         let request = Draft::request(REFRESH)
             .with(attribute::REQUESTED_ADDRESS_FAMILY, value)
             .lifetime(0);
@@ -187,7 +216,10 @@ fn permissions_live_on_over_a_refresh_as_long_as_they_would() {
     client.refresh(&mut world, 600).success();
     assert!(client.reaches(&mut world, peer));
     world.advance(Duration::from_secs(100));
-    assert!(!client.reaches(&mut world, peer), "a Refresh is no CreatePermission");
+    assert!(
+        !client.reaches(&mut world, peer),
+        "a Refresh is no CreatePermission"
+    );
 }
 
 #[test]
@@ -222,7 +254,10 @@ fn permissions_and_channels_of_the_other_family_stay_when_one_is_deleted() {
         .call(&mut world, Draft::request(REFRESH).family(1).lifetime(0))
         .success();
     client.send_on(&mut world, 0x4000, b"data").nothing();
-    assert_eq!(client.send_on(&mut world, 0x4001, b"data").to_peer().from, v6);
+    assert_eq!(
+        client.send_on(&mut world, 0x4001, b"data").to_peer().from,
+        v6
+    );
     let outcome = world.from_peer(v6, peers[1], b"data");
     assert_eq!(outcome.channel_data().0, 0x4001);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use turn_relay_proto::counters::Drop;
+use turn_relay_proto::counters::DropReason;
 
 use crate::support::{
     client::Client,
@@ -16,7 +16,7 @@ fn without_a_permission_nothing_is_relayed_either_way() {
     let peer = socket("198.51.100.1:9");
     client.send(&mut world, peer, b"data").nothing();
     world.from_peer(relayed, peer, b"data").nothing();
-    assert_eq!(world.drops(Drop::NoPermission), 2);
+    assert_eq!(world.drops(DropReason::NoPermission), 2);
 }
 
 #[test]
@@ -41,8 +41,16 @@ fn a_permission_of_ipv6_is_for_one_address() {
     let mut world = World::new();
     let (mut client, _, relayed) = Client::dual(&mut world, "alice");
     client.permit(&mut world, socket("[2001:db8:5::1]:9"));
-    assert!(client.hears(&mut world, relayed, socket("[2001:db8:5::1]:99")).is_some());
-    assert!(client.hears(&mut world, relayed, socket("[2001:db8:5::2]:9")).is_none());
+    assert!(
+        client
+            .hears(&mut world, relayed, socket("[2001:db8:5::1]:99"))
+            .is_some()
+    );
+    assert!(
+        client
+            .hears(&mut world, relayed, socket("[2001:db8:5::2]:9"))
+            .is_none()
+    );
     assert!(!client.reaches(&mut world, socket("[2001:db8:5:1::1]:9")));
 }
 

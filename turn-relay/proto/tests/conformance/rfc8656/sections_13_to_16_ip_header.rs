@@ -41,7 +41,11 @@ fn udp_to_udp_copies_dscp_and_ecn() {
             }
             for class in TRAFFIC_CLASSES {
                 let send = Draft::indication(SEND).peer(peer).data(b"data").finish();
-                let message = if channel { channel_data(0x4000, b"data") } else { send };
+                let message = if channel {
+                    channel_data(0x4000, b"data")
+                } else {
+                    send
+                };
                 let outcome = world.from_client_marked(0, client.five_tuple, &message, class);
                 assert_eq!(outcome.to_peer().traffic_class, class);
                 let outcome = world.from_peer_marked(relayed, peer, b"data", class);
