@@ -642,6 +642,7 @@ mod tests {
         let new = pem();
         write(&folder, "cert.pem", &new.certificate);
         assert_eq!(certificates.look(), Look::Refused, "the key is the old one");
+        assert_eq!(certificates.look(), Look::Refused, "it is tried each time");
         let config = certificates.current().load_full();
         handshake(&config, &old, &[], &[&TLS13]).expect("the old one is still in use");
 
