@@ -1,7 +1,7 @@
 //! A TURN relay (RFC 8656) that knows as little as possible about who talks to whom: input and output around
 //! [`turn_relay_proto`], and what an operator sees of it.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use shared::{
     http_server::{self, Limits},
@@ -14,9 +14,12 @@ pub mod addresses;
 pub mod certificates;
 pub mod config;
 pub mod http;
+pub mod io;
 pub mod metrics;
 pub mod relay;
 pub mod workers;
+
+mod worker;
 
 use config::Config;
 use relay::{Relay, World};
@@ -121,7 +124,11 @@ impl Bound {
 /// # Errors
 ///
 /// When the operating system lets no signal handler be set.
-pub async fn run(bound: Bound, trigger: ShutdownTrigger, shutdown: Shutdown) -> io::Result<()> {
+pub async fn run(
+    bound: Bound,
+    trigger: ShutdownTrigger,
+    shutdown: Shutdown,
+) -> std::io::Result<()> {
     let relay = Arc::downgrade(&bound.relay);
     let drain = || {
         let relay = relay.upgrade();

@@ -50,3 +50,57 @@ impl Commons {
         self.ledger.allocations()
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::Random;
+
+    /// Numbers that look random and are the same in every run (SplitMix64).
+    pub(crate) struct Repeatable(pub u64);
+
+    impl Repeatable {
+        pub(crate) fn next(&mut self) -> u64 {
+            self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut bits = self.0;
+            bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            bits ^ (bits >> 31)
+        }
+    }
+
+    impl Random for Repeatable {
+        fn fill(&mut self, bytes: &mut [u8]) {
+            for chunk in bytes.chunks_mut(8) {
+                chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::SocketAddr, time::Duration};
+
+    use super::{testing::Repeatable, *};
+    use crate::time::Time;
+
+    #[test]
+    fn each_part_has_a_key_of_its_own() {
+        let mut random = Repeatable(1);
+        let first = Commons::new(&[], 49152..=65535, &mut random);
+        let second = Commons::new(&[], 49152..=65535, &mut random);
+        let client: SocketAddr = "192.0.2.1:40000".parse().unwrap();
+        let now = Time::default() + Duration::from_secs(60);
+        let nonce = first.nonces.issue(client, now);
+        assert!(first.nonces.is_valid(&nonce, client, now));
+        assert!(!second.nonces.is_valid(&nonce, client, now));
+        assert_ne!(
+            first.ledger.identify(b"alice"),
+            second.ledger.identify(b"alice")
+        );
+        assert_eq!(
+            first.ledger.identify(b"alice"),
+            first.ledger.identify(b"alice")
+        );
+    }
+}
