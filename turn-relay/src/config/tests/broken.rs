@@ -624,11 +624,11 @@ fn numbers_and_durations() {
             ),
             (
                 "workers: 0",
-                "f.yaml:4: workers: found the number 0, expected `auto`, or a whole number from 1 to 256",
+                "f.yaml:4: workers: found the number 0, expected `auto`, or a whole number from 1 to 255",
             ),
             (
                 "workers: all",
-                "f.yaml:4: workers: found \"all\", expected `auto`, or a whole number from 1 to 256",
+                "f.yaml:4: workers: found \"all\", expected `auto`, or a whole number from 1 to 255",
             ),
             (
                 "log: {level: loud}",
