@@ -47,7 +47,7 @@ fn all_problems_of_a_file_are_told_and_nothing_starts() {
     assert!(!succeeded);
     for problem in [
         "error: turn-relay.yaml:1: neither `secrets` nor `secrets_file` is there",
-        "error: turn-relay.yaml:3: peers.allow: allows every address of IPv4 or of IPv6",
+        "error: turn-relay.yaml:3: peers.allow: allows, taken together, every address of IPv4 or of IPv6",
         "error: turn-relay.yaml:4: quotas.x: unknown key",
         "nocturne: turn-relay.yaml cannot be used; problems: 3",
     ] {
