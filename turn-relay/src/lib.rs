@@ -1,3 +1,4 @@
 //! The TURN relay: input and output around [`turn_relay_proto`].
 
+pub mod credentials;
 pub mod workers;
