@@ -8,12 +8,12 @@ use shared::environment::Environment;
 
 mod commands;
 
-/// A self-hosted push gateway that tells Apple, Google and browser vendors as little as possible.
+/// A self-hosted push gateway and TURN relay that know as little as possible about who talks to whom.
 #[derive(Debug, Parser)]
 #[command(
     name = "nocturne",
     version,
-    about = "A self-hosted Matrix push gateway that tells Apple, Google and browser vendors as little as possible",
+    about = "A self-hosted push gateway and TURN relay for Matrix that know as little as possible about who talks to whom",
     arg_required_else_help = true
 )]
 struct Cli {
@@ -24,6 +24,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Push(commands::push::Arguments),
+    Turn(commands::turn::Arguments),
     Check(commands::check::Arguments),
     Notify(commands::notify::Arguments),
     Keygen(commands::keygen::Arguments),
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let environment = Environment::of_process();
     match cli.command {
         Command::Push(arguments) => commands::push::run(&arguments, &environment),
+        Command::Turn(arguments) => commands::turn::run(&arguments, &environment),
         Command::Check(arguments) => commands::check::run(&arguments, &environment),
         Command::Keygen(arguments) => commands::keygen::run(&arguments),
         Command::Notify(arguments) => commands::notify::run(&arguments, &environment),

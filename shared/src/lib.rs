@@ -7,6 +7,7 @@ pub mod environment;
 pub mod epoch_key;
 pub mod http_client;
 pub mod http_server;
+pub mod key_file;
 pub mod lifecycle;
 pub mod log_gate;
 pub mod open_files;

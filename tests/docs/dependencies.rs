@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 
 use crate::read;
 
-const MANIFESTS: [&str; 6] = [
+const MANIFESTS: [&str; 8] = [
     "Cargo.toml",
     "bench/Cargo.toml",
     "push-gateway/Cargo.toml",
     "shared/Cargo.toml",
+    "shared/address-policy/Cargo.toml",
     "stand-ins/Cargo.toml",
     "turn-relay/Cargo.toml",
+    "turn-relay/proto/Cargo.toml",
 ];
 
 #[test]

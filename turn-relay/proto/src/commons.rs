@@ -1,6 +1,9 @@
 //! What the servers of several threads have in common. Nothing of it is locked for a relayed packet.
 
-use std::ops::RangeInclusive;
+use std::{
+    ops::RangeInclusive,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use crate::{
     budget::Budget, config::RelayAddress, connections::WaitingConnections, nonce::Nonces,
@@ -21,6 +24,7 @@ pub struct Commons {
     pub(crate) ports: Ports,
     pub(crate) budget: Budget,
     pub(crate) connections: WaitingConnections,
+    made: AtomicU64,
 }
 
 impl Commons {
@@ -41,12 +45,72 @@ impl Commons {
             budget: Budget::new(draw()),
             ports: Ports::new(relay_addresses, ports),
             connections: WaitingConnections::default(),
+            made: AtomicU64::new(0),
         }
+    }
+
+    /// The number of the next allocation in logs, over all servers.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.made.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Allocations that there are now, of all servers.
     #[must_use]
     pub fn allocations(&self) -> u32 {
         self.ledger.allocations()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::Random;
+
+    /// Numbers that look random and are the same in every run (SplitMix64).
+    pub(crate) struct Repeatable(pub u64);
+
+    impl Repeatable {
+        pub(crate) fn next(&mut self) -> u64 {
+            self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut bits = self.0;
+            bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            bits ^ (bits >> 31)
+        }
+    }
+
+    impl Random for Repeatable {
+        fn fill(&mut self, bytes: &mut [u8]) {
+            for chunk in bytes.chunks_mut(8) {
+                chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::SocketAddr, time::Duration};
+
+    use super::{testing::Repeatable, *};
+    use crate::time::Time;
+
+    #[test]
+    fn each_part_has_a_key_of_its_own() {
+        let mut random = Repeatable(1);
+        let first = Commons::new(&[], 49152..=65535, &mut random);
+        let second = Commons::new(&[], 49152..=65535, &mut random);
+        let client: SocketAddr = "192.0.2.1:40000".parse().unwrap();
+        let now = Time::default() + Duration::from_secs(60);
+        let nonce = first.nonces.issue(client, now);
+        assert!(first.nonces.is_valid(&nonce, client, now));
+        assert!(!second.nonces.is_valid(&nonce, client, now));
+        assert_ne!(
+            first.ledger.identify(b"alice"),
+            second.ledger.identify(b"alice")
+        );
+        assert_eq!(
+            first.ledger.identify(b"alice"),
+            first.ledger.identify(b"alice")
+        );
     }
 }

@@ -103,3 +103,194 @@ impl std::fmt::Debug for Secrets {
         write!(f, "{} secrets", self.0.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::stun::{
+        AttributeType, Class, MessageWriter, Method, TransactionId, integrity::IntegrityKind,
+    };
+
+    const USERNAME: &[u8] = b"1700000000:@alice:example.org";
+    const REALM: &[u8] = b"turn.example.org";
+
+    #[test]
+    fn a_username_is_read_in_two_parts() {
+        for (username, expiry, user) in [
+            (
+                "1700000000:@alice:example.org",
+                1_700_000_000,
+                "@alice:example.org",
+            ),
+            ("1700000000:x", 1_700_000_000, "x"),
+            // nobody behind it: the whole username tells users apart
+            ("1700000000", 1_700_000_000, "1700000000"),
+            ("1700000000:", 1_700_000_000, "1700000000:"),
+            ("1700000000::", 1_700_000_000, ":"),
+            ("0:x", 0, "x"),
+            ("007:x", 7, "x"),
+            ("18446744073709551615:x", u64::MAX, "x"),
+            ("00000000000000000001:x", 1, "x"),
+        ] {
+            let parsed = RestUsername::parse(username.as_bytes());
+            let parsed = parsed.map(|parsed| (parsed.expiry, parsed.user));
+            assert_eq!(parsed, Some((expiry, user.as_bytes())), "{username}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_expiry_is_no_username() {
+        for username in [
+            "",
+            ":",
+            ":1700000000",
+            "alice",
+            "alice:1700000000",
+            "1700000000x:x",
+            "17000 00000:x",
+            " 1700000000:x",
+            "+1700000000:x",
+            "-1:x",
+            "1e9:x",
+            "0x10:x",
+            "1700000000.5:x",
+            "18446744073709551616:x",
+            "99999999999999999999:x",
+            "000000000000000000001:x",
+            "\u{0661}\u{0662}:x",
+        ] {
+            assert!(
+                RestUsername::parse(username.as_bytes()).is_none(),
+                "{username}"
+            );
+        }
+    }
+
+    #[test]
+    fn passwords_are_those_that_other_implementations_make() {
+        // by Python: base64.b64encode(hmac.new(secret, username, hashlib.sha1).digest())
+        let long: &[u8] =
+            b"a much longer secret than the block of SHA-1, which is of sixty-four bytes";
+        for (secret, username, expected) in [
+            (
+                b"north".as_slice(),
+                b"1433895918:ninefingers".as_slice(),
+                "jy8hTxmOO7UtEKXqSkSlvakPVYA=",
+            ),
+            (long, USERNAME, "o30ddbgBE240dQCagskzerYn2Hg="),
+        ] {
+            let secrets = Secrets::new(vec![secret.to_vec(), b"an older one".to_vec()]);
+            assert_eq!(secrets.password(username).as_str(), expected);
+        }
+        assert_eq!(Secrets::new(Vec::new()).password(USERNAME).as_str(), "");
+    }
+
+    #[test]
+    fn a_password_of_any_of_the_secrets_is_right() {
+        let secrets = secrets(&["new", "old", "oldest"]);
+        for secret in ["new", "old", "oldest"] {
+            for (algorithm, kind) in [
+                (PasswordAlgorithm::Md5, IntegrityKind::Sha1),
+                (PasswordAlgorithm::Sha256, IntegrityKind::Sha256),
+                (PasswordAlgorithm::Md5, IntegrityKind::Sha256),
+            ] {
+                let key = key_of(secret, algorithm, USERNAME, REALM);
+                let request = request(kind, &key);
+                let message = Message::parse(&request).unwrap();
+                let found = secrets.authenticate(&message, algorithm, USERNAME, REALM);
+                assert!(found == Some(key), "{secret}, {algorithm:?}, {kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn anything_else_is_wrong() {
+        let md5 = PasswordAlgorithm::Md5;
+        let right = key_of("new", md5, USERNAME, REALM);
+        let signed = request(IntegrityKind::Sha1, &right);
+        let message = Message::parse(&signed).unwrap();
+        let check = |secrets: &[&str], algorithm, username: &[u8], realm: &[u8]| {
+            self::secrets(secrets)
+                .authenticate(&message, algorithm, username, realm)
+                .is_some()
+        };
+        assert!(check(&["new"], md5, USERNAME, REALM));
+        assert!(!check(&["old", "older"], md5, USERNAME, REALM));
+        assert!(!check(&[], md5, USERNAME, REALM));
+        assert!(!check(&["new"], PasswordAlgorithm::Sha256, USERNAME, REALM));
+        assert!(!check(
+            &["new"],
+            md5,
+            b"1700000001:@alice:example.org",
+            REALM
+        ));
+        assert!(!check(&["new"], md5, USERNAME, b"turn.example.com"));
+    }
+
+    #[test]
+    fn nobody_is_authentic_without_integrity() {
+        let mut unsigned = Vec::new();
+        MessageWriter::new(
+            &mut unsigned,
+            Class::Request,
+            Method::Allocate,
+            TransactionId([1; 12]),
+        )
+        .attribute(AttributeType::USERNAME, USERNAME);
+        let message = Message::parse(&unsigned).unwrap();
+        let found =
+            secrets(&["new"]).authenticate(&message, PasswordAlgorithm::Md5, USERNAME, REALM);
+        assert!(found.is_none());
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        assert_eq!(format!("{:?}", secrets(&["new", "old"])), "2 secrets");
+    }
+
+    proptest! {
+        #[test]
+        fn a_username_that_was_made_is_read(expiry in any::<u64>(), user in "[ -~]{1,40}") {
+            let username = format!("{expiry}:{user}");
+            let parsed = RestUsername::parse(username.as_bytes()).unwrap();
+            prop_assert_eq!((parsed.expiry, parsed.user), (expiry, user.as_bytes()));
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_a_panic(username in prop::collection::vec(any::<u8>(), 0..40)) {
+            if let Some(parsed) = RestUsername::parse(&username) {
+                prop_assert!(username[0].is_ascii_digit());
+                prop_assert!(!parsed.user.is_empty() && username.ends_with(parsed.user));
+            }
+        }
+    }
+
+    fn secrets(secrets: &[&str]) -> Secrets {
+        Secrets::new(
+            secrets
+                .iter()
+                .map(|secret| secret.as_bytes().to_vec())
+                .collect(),
+        )
+    }
+
+    fn key_of(secret: &str, algorithm: PasswordAlgorithm, username: &[u8], realm: &[u8]) -> Key {
+        let password = secrets(&[secret]).password(username);
+        Key::new(algorithm, username, realm, password.as_bytes())
+    }
+
+    fn request(kind: IntegrityKind, key: &Key) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        MessageWriter::new(
+            &mut bytes,
+            Class::Request,
+            Method::Allocate,
+            TransactionId([1; 12]),
+        )
+        .attribute(AttributeType::USERNAME, USERNAME)
+        .integrity(kind, key);
+        bytes
+    }
+}

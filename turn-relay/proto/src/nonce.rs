@@ -1,7 +1,7 @@
 //! Nonces without memory: RFC 8489 §9.2, RFC 8656 §5.
 //!
 //! A nonce is `obMatJos2`, four characters of security features (RFC 8489 §9.2.1: password algorithms yes, username
-//! anonymity no) and 15 characters of base64: 16 bits of the time it was made, in minutes, wrapping, and 72 bits of
+//! anonymity no), and 15 characters of base64: 16 bits of the time it was made, in minutes, wrapping, and 72 bits of
 //! HMAC-SHA256 over that time (all of it), the client's IP address and port, with a key drawn at start. That is 28 characters: an answer to a
 //! stranger must not be long.
 
@@ -15,8 +15,12 @@ use crate::time::Time;
 /// Bytes of a nonce.
 pub const NONCE_LEN: usize = 28;
 
-/// The nonce cookie and the security features: bit 0, password algorithms, is the first of 24 (RFC 8489 §9.2, §18.1).
-const COOKIE: [u8; 13] = *b"obMatJos2gAAA";
+/// The nonce cookie and the security features, RFC 8489 §9.2.
+///
+/// Of 24 bits, "password algorithms" is the leftmost by the text of §18.1 and the rightmost by its erratum 6290, which is verified
+/// and agrees with the example of appendix B.1. There are clients of both kinds: both bits are set, and nothing is assigned to either of them by
+/// the other reading.
+const COOKIE: [u8; 13] = *b"obMatJos2gAAB";
 /// Bytes of the time in a nonce.
 const MINUTE_LEN: usize = 2;
 /// Bytes of the HMAC in a nonce.
@@ -44,8 +48,9 @@ impl Nonces {
         self.nonce_of(client, minutes(now))
     }
 
-    /// Whether `nonce` was issued for `client` (address and port) within the last hour, give or take the part of a minute that it
-    /// does not know: it may be too old up to a minute earlier, never later. Constant time.
+    /// Whether `nonce` was issued for `client` (address and port) within the last hour. Constant time.
+    ///
+    /// A nonce knows its minute, not its second: its hour may end up to a minute early, never late.
     #[must_use]
     pub fn is_valid(&self, nonce: &[u8], client: SocketAddr, now: Time) -> bool {
         let Some(issued) = issued_at(nonce, minutes(now)) else {
@@ -103,5 +108,149 @@ fn minutes(time: Time) -> u64 {
 impl std::fmt::Debug for Nonces {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Nonces")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use base64::engine::general_purpose::STANDARD;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn the_features_are_password_algorithms_by_either_count_of_bits_and_nothing_else() {
+        let nonce = nonces().issue(client(), Time::default());
+        let features = nonce.strip_prefix(b"obMatJos2").unwrap();
+        let bits = STANDARD.decode(&features[..4]).unwrap();
+        // bit 0 from the left (RFC 8489 §18.1) and from the right (its erratum 6290)
+        assert_eq!(bits, [0b1000_0000, 0, 0b0000_0001]);
+    }
+
+    #[test]
+    fn a_nonce_is_valid_within_the_hour_for_whom_it_was_made() {
+        for minute in [0, 1, 59, 0xFFFF, 0x1_0000, 0x1_0001, 0x7_FFF0] {
+            let issued = Time::default() + MINUTE * minute + Duration::from_secs(7);
+            let nonce = nonces().issue(client(), issued);
+            for (age, valid) in [
+                (Duration::ZERO, true),
+                (MINUTE * 59, true),
+                (MINUTE * 60 - Duration::from_secs(8), true),
+                (MINUTE * 60, false),
+                (MINUTE * 61, false),
+                (MINUTE * 0xFFFF, false),
+                (MINUTE * 0x1_0000, false),
+                (MINUTE * 0x1_0001, false),
+            ] {
+                let now = issued + age;
+                assert_eq!(
+                    nonces().is_valid(&nonce, client(), now),
+                    valid,
+                    "made in minute {minute}, shown {age:?} later"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_nonce_of_the_future_is_not_valid() {
+        let now = Time::default() + MINUTE * 100;
+        let nonce = nonces().issue(client(), now + MINUTE * 2);
+        assert!(!nonces().is_valid(&nonce, client(), now));
+        // not even right after the start, when the time that it names by its 16 bits was before it
+        let nonce = nonces().issue(client(), Time::default() + MINUTE * 0xFFFF);
+        assert!(!nonces().is_valid(&nonce, client(), Time::default() + MINUTE));
+    }
+
+    #[test]
+    fn a_nonce_is_for_one_address_and_port() {
+        let now = Time::default() + MINUTE;
+        let nonce = nonces().issue(client(), now);
+        for (other, valid) in [
+            ("192.0.2.1:40000", true),
+            ("[::ffff:192.0.2.1]:40000", true),
+            ("192.0.2.1:40001", false),
+            ("192.0.2.2:40000", false),
+            ("[2001:db8::1]:40000", false),
+        ] {
+            let other = other.parse().unwrap();
+            assert_eq!(nonces().is_valid(&nonce, other, now), valid, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_nonce_of_another_key_is_not_valid() {
+        let now = Time::default() + MINUTE;
+        let nonce = Nonces::new([8; 32]).issue(client(), now);
+        assert!(!nonces().is_valid(&nonce, client(), now));
+    }
+
+    #[test]
+    fn no_bit_of_a_nonce_can_be_changed() {
+        let now = Time::default() + MINUTE * 1000;
+        let nonce = nonces().issue(client(), now);
+        for bit in 0..NONCE_LEN * 8 {
+            let mut changed = nonce;
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(!nonces().is_valid(&changed, client(), now), "bit {bit}");
+        }
+        assert!(!nonces().is_valid(&nonce[..27], client(), now));
+        assert!(!nonces().is_valid(&[nonce.as_slice(), b"="].concat(), client(), now));
+        assert!(!nonces().is_valid(&[], client(), now));
+    }
+
+    #[test]
+    fn a_nonce_can_stand_in_a_quoted_string() {
+        // RFC 8489 §14.10: qdtext of RFC 3261, without quotes and backslashes
+        for minute in 0..500 {
+            let nonce = nonces().issue(client(), Time::default() + MINUTE * minute);
+            assert!(
+                nonce
+                    .iter()
+                    .all(|byte| byte.is_ascii_alphanumeric() || [b'+', b'/'].contains(byte))
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_hour_is_an_hour_from_any_moment(
+            issued in 0..u64::MAX / 2,
+            age in 0..Duration::from_hours(3).as_nanos() as u64,
+            address in any::<SocketAddr>(),
+        ) {
+            let nonce = nonces().issue(address, Time::from_nanos(issued));
+            let valid = nonces().is_valid(&nonce, address, Time::from_nanos(issued + age));
+            let age = Duration::from_nanos(age);
+            prop_assert!(valid || age > MINUTE * 59);
+            prop_assert!(!valid || age < MINUTE * 60);
+        }
+
+        #[test]
+        fn what_was_not_issued_is_not_valid(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..60),
+            alphabet in any::<bool>(),
+            cookie in any::<bool>(),
+        ) {
+            if alphabet {
+                bytes.iter_mut().for_each(|byte| *byte = b'A' + *byte % 26);
+            }
+            if cookie {
+                bytes.splice(0..0, COOKIE);
+            }
+            prop_assert!(!nonces().is_valid(&bytes, client(), Time::default() + MINUTE));
+        }
+    }
+
+    fn nonces() -> Nonces {
+        Nonces::new([7; 32])
+    }
+
+    fn client() -> SocketAddr {
+        "192.0.2.1:40000".parse().unwrap()
     }
 }

@@ -54,8 +54,6 @@ pub struct Server<R> {
     /// Rises with each reload, so that channels ask the new policy once.
     policy_generation: u32,
     draining: bool,
-    /// Allocations made so far; their numbers in logs.
-    made: u64,
     /// Transaction IDs of indications: they need not be unguessable (nobody answers them), but different.
     indications: Cell<u128>,
 }
@@ -122,7 +120,6 @@ impl<R: Random> Server<R> {
             departed: Departed::default(),
             policy_generation: 0,
             draining: false,
-            made: 0,
             indications: Cell::new(u128::from_ne_bytes(seed)),
         }
     }
