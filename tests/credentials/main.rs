@@ -5,11 +5,14 @@ mod harness;
 mod hostile;
 mod matrix;
 mod observed;
-mod proxied;
-mod rest;
 #[path = "../synapse/process.rs"]
 mod process;
-#[expect(dead_code, reason = "rooms and pushers are what the tests of the gateway do with it")]
+mod proxied;
+mod rest;
+#[expect(
+    dead_code,
+    reason = "rooms and pushers are what the tests of the gateway do with it"
+)]
 #[path = "../synapse/synapse.rs"]
 mod synapse;
 

@@ -74,9 +74,15 @@ async fn a_user_has_one_name_for_an_epoch_and_another_after_it() {
     assert_ne!(other.name, first.name);
     // nor is it the name that a service with an API key gets for the same user
     let path = format!("/turn/credentials?username=alicewonder&key={API_KEY}");
-    assert_ne!(Credential::of(&stage.get(&path, &[]).await).name, first.name);
+    assert_ne!(
+        Credential::of(&stage.get(&path, &[]).await).name,
+        first.name
+    );
     stage.clock.advance(24 * HOUR);
-    assert_ne!(Credential::of(&stage.turn_server(&phone).await).name, first.name);
+    assert_ne!(
+        Credential::of(&stage.turn_server(&phone).await).name,
+        first.name
+    );
 }
 
 #[tokio::test]
@@ -112,7 +118,9 @@ async fn the_token_is_taken_from_the_query_as_old_clients_send_it() {
     let stage = Stage::set().await;
     let token = stage.homeserver.log_in(ALICE);
     let encoded = token.replace('_', "%5F");
-    let answer = stage.get(&format!("{V3}?access_token={encoded}"), &[]).await;
+    let answer = stage
+        .get(&format!("{V3}?access_token={encoded}"), &[])
+        .await;
     Credential::of(&answer);
     let asked = stage.homeserver.seen();
     assert_eq!(asked[0].path, "/_matrix/client/v3/account/whoami");
@@ -146,7 +154,11 @@ async fn an_api_key_in_place_of_a_token_stays_here() {
     let stage = Stage::set().await;
     let answer = stage.turn_server(API_KEY).await;
     assert_error(&answer, 401, "M_UNKNOWN_TOKEN");
-    assert!(answer.text().contains("API key of /turn/credentials"), "{}", answer.text());
+    assert!(
+        answer.text().contains("API key of /turn/credentials"),
+        "{}",
+        answer.text()
+    );
     assert_eq!(stage.homeserver.seen_count(), 0);
 }
 
@@ -169,7 +181,11 @@ async fn a_homeserver_that_is_down_is_502_until_it_is_back() {
     for _ in 0..3 {
         let answer = stage.turn_server(&token).await;
         assert_error(&answer, 502, "M_UNKNOWN");
-        assert!(answer.text().contains("cannot be reached"), "{}", answer.text());
+        assert!(
+            answer.text().contains("cannot be reached"),
+            "{}",
+            answer.text()
+        );
     }
     stage.homeserver.start_again().expect("its port is free");
     Credential::of(&stage.turn_server(&token).await);
@@ -206,7 +222,10 @@ async fn nonsense_of_the_homeserver_is_502_and_ends_no_session() {
         Reply::json(200, &json!({"user_id": "alice"})),
         Reply::json(200, &json!({"user_id": long})),
         Reply::json(200, &json!({"user_id": ALICE, "is_guest": "no"})),
-        Reply::json(200, &json!({"user_id": ALICE, "x": "x".repeat(1024 * 1024)})),
+        Reply::json(
+            200,
+            &json!({"user_id": ALICE, "x": "x".repeat(1024 * 1024)}),
+        ),
         Reply::status(204),
         Reply::status(302).header("location", "https://elsewhere.example/"),
         Reply::text(401, html),
@@ -246,8 +265,7 @@ async fn a_connection_that_breaks_off_is_tried_once_more() {
 async fn a_homeserver_that_wants_to_be_asked_less_is_passed_on() {
     let stage = Stage::set().await;
     let token = stage.homeserver.log_in(ALICE);
-    let body =
-        json!({"errcode": "M_LIMIT_EXCEEDED", "error": "Too Many Requests", "retry_after_ms": 9000});
+    let body = json!({"errcode": "M_LIMIT_EXCEEDED", "error": "Too Many Requests", "retry_after_ms": 9000});
     stage
         .homeserver
         .queue([Reply::json(429, &body).retry_after("9")]);
@@ -308,7 +326,9 @@ async fn the_homeserver_learns_of_the_client_what_it_would_without_this_service(
 #[tokio::test]
 async fn an_application_service_gets_credentials_of_the_user_that_it_speaks_for() {
     let stage = Stage::set().await;
-    let bridge = stage.homeserver.register_bridge("@bridge:homeserver.example");
+    let bridge = stage
+        .homeserver
+        .register_bridge("@bridge:homeserver.example");
     let bearer = format!("Bearer {bridge}");
     let alice = stage.homeserver.log_in(ALICE);
     let path = format!("{V3}?user_id=%40alicewonder%3Ahomeserver.example");
@@ -354,6 +374,9 @@ async fn a_stop_of_the_homeserver_by_http2_is_survived() {
     stage.homeserver.drop_connections();
     Credential::of(&stage.turn_server(&token).await);
     let seen = stage.homeserver.seen();
-    assert!(seen.iter().all(|seen| seen.version == http::Version::HTTP_2));
+    assert!(
+        seen.iter()
+            .all(|seen| seen.version == http::Version::HTTP_2)
+    );
     assert_eq!(seen[0].json(), Value::Null, "a question has no body");
 }

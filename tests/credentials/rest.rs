@@ -2,9 +2,7 @@
 
 use http::Method;
 
-use crate::harness::{
-    API_KEY, Credential, HOUR, OTHER_API_KEY, START, Stage, request,
-};
+use crate::harness::{API_KEY, Credential, HOUR, OTHER_API_KEY, START, Stage, request};
 use shared::secret::Secret;
 
 const PATH: &str = "/turn/credentials";
@@ -38,22 +36,46 @@ async fn the_key_is_taken_wherever_it_belongs() {
     let answers = [
         stage.get(&for_user("u", API_KEY), &[]).await,
         stage.get(&without, &in_header).await,
-        stage.get(&without, &[("authorization", &format!("bearer  {API_KEY}"))]).await,
+        stage
+            .get(
+                &without,
+                &[("authorization", &format!("bearer  {API_KEY}"))],
+            )
+            .await,
         stage.post(&for_user("u", API_KEY), &[], "").await,
         stage.post(&without, &in_header, "").await,
         stage.post(PATH, &[FORM], &form).await,
         stage
-            .post(PATH, &[("content-type", "application/x-www-form-urlencoded; charset=utf-8")], &form)
+            .post(
+                PATH,
+                &[(
+                    "content-type",
+                    "application/x-www-form-urlencoded; charset=utf-8",
+                )],
+                &form,
+            )
             .await,
         // both in the query and in the form
         stage.post(&for_user("u", API_KEY), &[FORM], &form).await,
         // with another's header that a proxy may have added
-        stage.get(&for_user("u", API_KEY), &[("authorization", "Basic dTpw")]).await,
+        stage
+            .get(&for_user("u", API_KEY), &[("authorization", "Basic dTpw")])
+            .await,
         stage.get(&for_user("u", OTHER_API_KEY), &in_header).await,
     ];
-    let names: Vec<_> = answers.iter().map(|answer| Credential::of(answer).name).collect();
+    let names: Vec<_> = answers
+        .iter()
+        .map(|answer| Credential::of(answer).name)
+        .collect();
     assert!(names.iter().all(|name| *name == names[0]), "{names:?}");
-    let head = request(stage.address, Method::HEAD, &for_user("u", API_KEY), &[], "").await;
+    let head = request(
+        stage.address,
+        Method::HEAD,
+        &for_user("u", API_KEY),
+        &[],
+        "",
+    )
+    .await;
     assert_eq!(head.status, 200);
 }
 
@@ -64,9 +86,21 @@ async fn without_a_good_key_it_is_401_and_says_where_one_belongs() {
     let with = |more: &str| format!("{missing}&{more}");
     let place = "send it as `Authorization: Bearer KEY` or as the parameter `key`";
     for (path, headers, says) in [
-        (missing.clone(), vec![], format!("there is no API key: {place}")),
-        (with("key="), vec![], format!("there is no API key: {place}")),
-        (with("key=wrong"), vec![], "the API key is none of `credentials.api_keys`".to_owned()),
+        (
+            missing.clone(),
+            vec![],
+            format!("there is no API key: {place}"),
+        ),
+        (
+            with("key="),
+            vec![],
+            format!("there is no API key: {place}"),
+        ),
+        (
+            with("key=wrong"),
+            vec![],
+            "the API key is none of `credentials.api_keys`".to_owned(),
+        ),
         (
             missing.clone(),
             vec![("authorization", "Bearer syt_YWxpY2U_abcdef_123456")],
@@ -93,15 +127,30 @@ async fn without_a_good_key_it_is_401_and_says_where_one_belongs() {
             format!("an API key does not belong into the parameter `access_token`: {place}"),
         ),
         // nearly right is wrong
-        (with(&format!("key={API_KEY}x")), vec![], "is none of".to_owned()),
-        (with(&format!("key={}", &API_KEY[1..])), vec![], "is none of".to_owned()),
-        (with(&format!("key={}", API_KEY.to_uppercase())), vec![], "is none of".to_owned()),
+        (
+            with(&format!("key={API_KEY}x")),
+            vec![],
+            "is none of".to_owned(),
+        ),
+        (
+            with(&format!("key={}", &API_KEY[1..])),
+            vec![],
+            "is none of".to_owned(),
+        ),
+        (
+            with(&format!("key={}", API_KEY.to_uppercase())),
+            vec![],
+            "is none of".to_owned(),
+        ),
     ] {
         let answer = stage.get(&path, &headers).await;
         assert_eq!(answer.status, 401, "{path} {headers:?}");
         assert_eq!(answer.headers["www-authenticate"], "Bearer");
         assert_eq!(answer.headers["cache-control"], "no-store");
-        let error = answer.json()["error"].as_str().unwrap_or_default().to_owned();
+        let error = answer.json()["error"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         assert!(error.contains(&says), "{path} {headers:?}: {error}");
         assert!(!error.contains(API_KEY), "{error}");
     }
@@ -113,7 +162,11 @@ async fn nobody_may_ask_where_no_key_is_configured() {
     for key in ["", "anything"] {
         let answer = stage.get(&for_user("u", key), &[]).await;
         assert_eq!(answer.status, 401);
-        assert!(answer.text().contains("`credentials.api_keys` is empty"), "{}", answer.text());
+        assert!(
+            answer.text().contains("`credentials.api_keys` is empty"),
+            "{}",
+            answer.text()
+        );
     }
 }
 
@@ -171,8 +224,14 @@ async fn what_means_nothing_is_400_and_says_why() {
     let stage = Stage::set().await;
     let long = "u".repeat(256);
     for (path, says) in [
-        (for_user("%40alice%3Aexample.org", API_KEY), "`username` has a colon in it"),
-        (for_user("1800000000:alice", API_KEY), "`username` has a colon in it"),
+        (
+            for_user("%40alice%3Aexample.org", API_KEY),
+            "`username` has a colon in it",
+        ),
+        (
+            for_user("1800000000:alice", API_KEY),
+            "`username` has a colon in it",
+        ),
         (for_user(&long, API_KEY), "longer than 255 bytes"),
         (
             format!("{PATH}?service=stun&username=u&key={API_KEY}"),
@@ -187,7 +246,9 @@ async fn what_means_nothing_is_400_and_says_why() {
     let fits = stage.get(&for_user(&long[1..], API_KEY), &[]).await;
     Credential::of(&fits);
     // older clients say nothing of the service
-    let answer = stage.get(&format!("{PATH}?username=u&key={API_KEY}"), &[]).await;
+    let answer = stage
+        .get(&format!("{PATH}?username=u&key={API_KEY}"), &[])
+        .await;
     Credential::of(&answer);
 }
 
@@ -195,12 +256,21 @@ async fn what_means_nothing_is_400_and_says_why() {
 async fn a_body_that_is_no_form_is_refused_with_the_way_to_do_it() {
     let stage = Stage::set().await;
     let json = format!(r#"{{"service":"turn","username":"u","key":"{API_KEY}"}}"#);
-    let answer = stage.post(PATH, &[("content-type", "application/json")], &json).await;
+    let answer = stage
+        .post(PATH, &[("content-type", "application/json")], &json)
+        .await;
     assert_eq!(answer.status, 415);
     assert!(answer.text().contains("is not a form"), "{}", answer.text());
     let answer = stage.post(PATH, &[FORM], &"x".repeat(8 * 1024 + 1)).await;
     assert_eq!(answer.status, 413);
-    let answer = request(stage.address, Method::DELETE, &for_user("u", API_KEY), &[], "").await;
+    let answer = request(
+        stage.address,
+        Method::DELETE,
+        &for_user("u", API_KEY),
+        &[],
+        "",
+    )
+    .await;
     assert_eq!(answer.status, 405);
     assert_eq!(answer.headers["allow"], "GET, HEAD, POST");
 }
@@ -227,10 +297,25 @@ async fn trying_keys_is_stopped_at_its_source_alone() {
     // an IPv6 host can choose among the addresses of a /64
     for host in 0..20 {
         let address = format!("2001:db8:1:1::{host:x}");
-        assert_eq!(stage.get(&wrong, &[("x-forwarded-for", &address)]).await.status, 401);
+        assert_eq!(
+            stage
+                .get(&wrong, &[("x-forwarded-for", &address)])
+                .await
+                .status,
+            401
+        );
     }
-    assert_eq!(stage.get(&wrong, &from("2001:db8:1:1:ffff::1")).await.status, 429);
-    assert_eq!(stage.get(&wrong, &from("2001:db8:1:2::1")).await.status, 401);
+    assert_eq!(
+        stage
+            .get(&wrong, &from("2001:db8:1:1:ffff::1"))
+            .await
+            .status,
+        429
+    );
+    assert_eq!(
+        stage.get(&wrong, &from("2001:db8:1:2::1")).await.status,
+        401
+    );
     stage.clock.advance(std::time::Duration::from_secs(3));
     assert_eq!(stage.get(&good, &from("198.51.100.7")).await.status, 200);
 }
@@ -239,7 +324,12 @@ async fn trying_keys_is_stopped_at_its_source_alone() {
 async fn a_good_key_is_never_limited() {
     let stage = Stage::set().await;
     for _ in 0..200 {
-        let answer = stage.get(&for_user("u", API_KEY), &[("x-forwarded-for", "198.51.100.7")]).await;
+        let answer = stage
+            .get(
+                &for_user("u", API_KEY),
+                &[("x-forwarded-for", "198.51.100.7")],
+            )
+            .await;
         assert_eq!(answer.status, 200);
     }
 }

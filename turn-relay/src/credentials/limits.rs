@@ -132,3 +132,74 @@ fn network(address: IpAddr) -> IpAddr {
         IpAddr::V6(address) => IpAddr::V6((address.to_bits() & (u128::MAX << 64)).into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn source(peer: Option<&str>, forwarded_for: &[&str]) -> Source {
+        let peer = peer.map(|peer| Peer(peer.parse().unwrap()));
+        let headers = forwarded_for
+            .iter()
+            .map(|value| (FORWARDED_FOR, HeaderValue::from_str(value).unwrap()))
+            .collect();
+        Source::of(peer.as_ref(), &headers)
+    }
+
+    fn at(address: &str) -> Source {
+        Source::Address(address.parse().unwrap())
+    }
+
+    #[test]
+    fn a_proxy_of_this_network_says_who_asks() {
+        for peer in [
+            "127.0.0.1:1",
+            "[::1]:1",
+            "10.1.2.3:1",
+            "[fd00::1]:1",
+            "[::ffff:127.0.0.1]:1",
+        ] {
+            assert_eq!(source(Some(peer), &["198.51.100.7"]), at("198.51.100.7"));
+        }
+        assert_eq!(source(None, &["198.51.100.7"]), at("198.51.100.7"));
+    }
+
+    #[test]
+    fn what_a_client_put_before_it_does_not_count() {
+        let peer = Some("127.0.0.1:1");
+        for forwarded_for in [
+            &["192.0.2.1, 198.51.100.7"][..],
+            &["192.0.2.1", "198.51.100.7"],
+            &["nonsense,,198.51.100.7"],
+        ] {
+            assert_eq!(source(peer, forwarded_for), at("198.51.100.7"));
+        }
+    }
+
+    #[test]
+    fn nobody_else_is_believed() {
+        assert_eq!(source(Some("8.8.8.8:1"), &["198.51.100.7"]), at("8.8.8.8"));
+        assert_eq!(source(Some("[::ffff:8.8.8.8]:1"), &[]), at("8.8.8.8"));
+        assert_eq!(source(Some("[2600::1:2:3:4]:1"), &[]), at("2600::"));
+    }
+
+    #[test]
+    fn addresses_are_read_as_proxies_write_them() {
+        let peer = Some("127.0.0.1:1");
+        for (written, read) in [
+            ("198.51.100.7:4711", at("198.51.100.7")),
+            ("2001:db8:1:2:3::4", at("2001:db8:1:2::")),
+            ("[2001:db8:1:2:3::4]", at("2001:db8:1:2::")),
+            ("[2001:db8:1:2:3::4]:4711", at("2001:db8:1:2::")),
+            ("::ffff:198.51.100.7", at("198.51.100.7")),
+            ("unknown", Source::Unnamed),
+            ("", Source::Unnamed),
+            ("198.51.100.7,", Source::Unnamed),
+        ] {
+            assert_eq!(source(peer, &[written]), read, "{written}");
+        }
+        assert_eq!(source(peer, &[]), Source::Unnamed);
+    }
+}

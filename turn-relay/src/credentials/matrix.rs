@@ -1,6 +1,8 @@
 //! `GET /_matrix/client/v3/voip/turnServer` and the paths it had before: the Client-Server API's way to TURN
 //! credentials, which a reverse proxy gives to this service instead of the homeserver.
 
+use std::time::Duration;
+
 use axum::{
     Router,
     body::Body,
@@ -137,6 +139,9 @@ async fn answer(service: &Service, head: &Parts) -> (Outcome, Response) {
     if let Err(wait) = service.0.limits.take_question(source, now) {
         return (Outcome::Limited, limited(wait));
     }
+    let Ok(_room) = service.0.questions.try_acquire() else {
+        return (Outcome::Limited, limited(Duration::from_secs(1)));
+    };
     let question = Question {
         authorization,
         user_id: user_id(query),
@@ -239,7 +244,7 @@ fn unauthorized(errcode: &str, text: &str) -> (Outcome, Response) {
     )
 }
 
-fn limited(wait: std::time::Duration) -> Response {
+fn limited(wait: Duration) -> Response {
     let body = serde_json::json!({
         "errcode": "M_LIMIT_EXCEEDED",
         "error": "Too many requests",

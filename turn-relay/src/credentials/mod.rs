@@ -15,8 +15,11 @@ use rustls::RootCertStore;
 use shared::{
     clock::Clock, epoch_key::EpochKey, log_gate::LogGate, random::Random, secret::Secret,
 };
+use tokio::sync::Semaphore;
 use turn_relay_proto::credential::Secrets;
 use url::Url;
+
+use crate::config::Config;
 
 mod limits;
 mod matrix;
@@ -41,6 +44,10 @@ pub const HOMESERVER_DEADLINE: Duration = Duration::from_secs(10);
 /// call is set up.
 pub const MAX_URIS: usize = 4;
 
+/// Questions to the homeserver under way at once. While it is slow, there have to be connections left for
+/// everything else that is served beside this.
+const QUESTIONS: usize = 512;
+
 /// Web clients ask again when this much is left, and look every ten minutes.
 const SHORT_TTL: Duration = Duration::from_mins(10);
 
@@ -51,7 +58,8 @@ pub struct Settings {
     pub secrets: Vec<Secret<String>>,
     /// `credentials.ttl` (1 min to 30 days): for how long a credential is good, at the least.
     pub ttl: Duration,
-    /// `credentials.uris` of RFC 7065. Those of `turns:` are told first, and no more than [`MAX_URIS`].
+    /// `credentials.uris` of RFC 7065; at least one, if anybody may ask. Those of `turns:` are told first, and no
+    /// more than [`MAX_URIS`].
     pub uris: Vec<String>,
     /// `credentials.api_keys`: who may use the REST route; none: nobody.
     pub api_keys: Vec<Secret<String>>,
@@ -88,6 +96,8 @@ struct Inner {
     /// Drawn at the start: what API keys are hashed with.
     hash: hmac::Key,
     limits: Limits,
+    /// Room for questions to the homeserver that are under way.
+    questions: Semaphore,
     homeserver_log: LogGate,
     world: World,
 }
@@ -124,6 +134,22 @@ impl Settings {
     }
 }
 
+impl From<&Config> for Settings {
+    fn from(config: &Config) -> Self {
+        let credentials = &config.credentials;
+        Self {
+            secrets: config.secrets.clone(),
+            ttl: credentials.ttl,
+            uris: credentials.uris.clone(),
+            api_keys: credentials.api_keys.clone(),
+            homeserver: credentials.homeserver.clone(),
+            homeserver_deadline: HOMESERVER_DEADLINE,
+            allow_guests: credentials.allow_guests,
+            pseudonym_epoch: credentials.pseudonym_epoch,
+        }
+    }
+}
+
 impl Service {
     /// Makes the service ready; connects to nothing yet.
     ///
@@ -141,6 +167,7 @@ impl Service {
             state: ArcSwap::from_pointee(State::new(settings, &world, names, &hash)?),
             hash,
             limits: Limits::new(world.clock.now()),
+            questions: Semaphore::new(QUESTIONS),
             homeserver_log: LogGate::new(world.clock.now()),
             world,
         })))
@@ -220,7 +247,8 @@ impl State {
         if settings.secrets.is_empty() {
             return Err("secrets: there is none that credentials could be signed with".to_owned());
         }
-        if settings.uris.is_empty() {
+        let is_used = settings.homeserver.is_some() || !settings.api_keys.is_empty();
+        if is_used && settings.uris.is_empty() {
             return Err(
                 "credentials.uris: there is none that clients could be told to connect to"
                     .to_owned(),
@@ -255,5 +283,100 @@ impl Settings {
 impl fmt::Debug for Service {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Service")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            secrets: vec![Secret::new("north".to_owned())],
+            ttl: Duration::from_hours(12),
+            uris: vec!["turn:turn.example.org".to_owned()],
+            api_keys: vec![Secret::new("an api key of some length".to_owned())],
+            homeserver: Some("https://matrix.example.org".parse().unwrap()),
+            homeserver_deadline: HOMESERVER_DEADLINE,
+            allow_guests: false,
+            pseudonym_epoch: Duration::from_hours(24),
+        }
+    }
+
+    fn service(settings: &Settings) -> Result<Service, String> {
+        let world = World {
+            clock: Clock::system(),
+            random: Random::system(),
+            roots: Arc::new(RootCertStore::empty()),
+            metrics: Metrics::new(&mut Registry::default()),
+        };
+        Service::new(settings, world)
+    }
+
+    #[test]
+    fn what_cannot_work_is_said_by_the_key_that_is_wrong() {
+        let mut none = settings();
+        none.secrets.clear();
+        let mut nowhere = settings();
+        nowhere.uris.clear();
+        let mut elsewhere = settings();
+        elsewhere.homeserver = Some("ftp://matrix.example.org".parse().unwrap());
+        for (settings, says) in [
+            (&none, "secrets: there is none"),
+            (&nowhere, "credentials.uris: there is none"),
+            (&elsewhere, "credentials.homeserver: "),
+        ] {
+            let error = service(settings).unwrap_err();
+            assert!(error.starts_with(says), "{error}");
+        }
+        // where nobody may ask, nobody has to be told anything
+        nowhere.api_keys.clear();
+        nowhere.homeserver = None;
+        assert!(service(&nowhere).is_ok());
+    }
+
+    #[test]
+    fn a_refused_reload_leaves_the_old_settings() {
+        let service = service(&settings()).unwrap();
+        let before = service.state();
+        let mut bad = settings();
+        bad.secrets.clear();
+        assert!(service.reload(&bad).is_err());
+        assert!(Arc::ptr_eq(&before, &service.state()));
+    }
+
+    #[test]
+    fn names_outlive_a_reload_but_for_another_epoch() {
+        let service = service(&settings()).unwrap();
+        let before = Arc::clone(&service.state().names);
+        service.reload(&settings()).unwrap();
+        assert!(Arc::ptr_eq(&before, &service.state().names));
+        let mut other = settings();
+        other.pseudonym_epoch = Duration::from_hours(1);
+        service.reload(&other).unwrap();
+        assert!(!Arc::ptr_eq(&before, &service.state().names));
+    }
+
+    #[test]
+    fn what_is_seldom_meant_is_warned_of() {
+        assert_eq!(settings().warnings(), Vec::<String>::new());
+        let mut short = settings();
+        short.ttl = Duration::from_mins(10);
+        assert_eq!(short.warnings().len(), 1);
+        short.homeserver = None;
+        assert_eq!(short.warnings(), Vec::<String>::new());
+        let mut many = settings();
+        many.uris = vec!["turn:turn.example.org".to_owned(); 5];
+        assert_eq!(many.warnings().len(), 1);
+    }
+
+    #[test]
+    fn nothing_secret_is_printed_by_accident() {
+        let printed = format!("{:?} {:?}", settings(), service(&settings()));
+        for secret in ["north", "an api key"] {
+            assert!(!printed.contains(secret), "{printed}");
+        }
     }
 }

@@ -170,3 +170,116 @@ impl fmt::Debug for Credential {
         formatter.write_str("Credential([hidden])")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY;
+    use base64::engine::general_purpose::STANDARD;
+    use serde_json::Value;
+    use shared::{clock::Clock, secret::Secret};
+
+    use super::*;
+
+    const HOUR: u64 = 3600;
+    const NOW: u64 = 1_800_000_123;
+
+    fn settings(ttl: u64) -> Settings {
+        Settings {
+            secrets: vec![Secret::new("north".to_owned())],
+            ttl: Duration::from_secs(ttl),
+            uris: vec!["turns:turn.example.org:443?transport=tcp".to_owned()],
+            api_keys: Vec::new(),
+            homeserver: None,
+            homeserver_deadline: Duration::from_secs(10),
+            allow_guests: false,
+            pseudonym_epoch: Duration::from_hours(24),
+        }
+    }
+
+    fn epoch_key(seed: u64) -> EpochKey {
+        let (clock, random) = (Clock::system(), Random::seeded(seed));
+        EpochKey::new(Duration::from_hours(24), clock, random)
+    }
+
+    #[test]
+    fn the_newest_secret_signs_the_whole_username() {
+        let mut settings = settings(12 * HOUR);
+        settings.secrets.push(Secret::new("south".to_owned()));
+        let json = Issuer::new(&settings).issue("name", NOW).to_json();
+        let body: Value = serde_json::from_str(&json).unwrap();
+        let username = body["username"].as_str().unwrap();
+        let key = hmac::Key::new(HMAC_SHA1_FOR_LEGACY_USE_ONLY, b"north");
+        let password = STANDARD.encode(hmac::sign(&key, username.as_bytes()));
+        assert_eq!(body["password"], password);
+        assert_eq!(username, "1800046800:name");
+    }
+
+    #[test]
+    fn the_expiry_is_rounded_up_by_a_twelfth_and_an_hour_at_the_most() {
+        for (ttl, step) in [
+            (60, 5),
+            (600, 50),
+            (HOUR, 300),
+            (12 * HOUR, HOUR),
+            (24 * HOUR, HOUR),
+            (30 * 24 * HOUR, HOUR),
+        ] {
+            let issuer = Issuer::new(&settings(ttl));
+            for now in [NOW, NOW + 1, NOW + 1799, NOW + step] {
+                let expiry = issuer.expiry(now);
+                assert!(expiry >= now + ttl, "{ttl}");
+                assert!(expiry < now + ttl + step, "{ttl}");
+                assert_eq!(expiry % step, 0, "{ttl}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_time_and_no_ttl_makes_it_panic() {
+        for ttl in [0, 1, u64::MAX] {
+            let issuer = Issuer::new(&settings(ttl));
+            for now in [0, NOW, u64::MAX] {
+                assert!(issuer.expiry(now) >= now);
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_kept_apart_by_key_by_purpose_and_by_part() {
+        let (key, other_key) = (epoch_key(1), epoch_key(2));
+        let user = |user| Who::MatrixUser(user);
+        let of_service = |key, user| Who::UserOfService { key, user };
+        let names = [
+            of(user("@a:b"), &key),
+            of(user("@a:b"), &other_key),
+            of(user("@a:bc"), &key),
+            of(of_service(&[0; 32], "@a:b"), &key),
+            of(of_service(&[1; 32], "@a:b"), &key),
+            of(of_service(&[1; 32], "@a:bc"), &key),
+        ];
+        for (index, name) in names.iter().enumerate() {
+            assert_eq!(name.len(), 22);
+            assert!(!names[index + 1..].contains(name), "{names:?}");
+        }
+        assert_eq!(of(user("@a:b"), &key), names[0]);
+    }
+
+    #[test]
+    fn an_operators_user_has_one_name_in_an_epoch_by_the_newest_secret() {
+        let mut settings = settings(12 * HOUR);
+        let day = 24 * HOUR;
+        let noon = NOW - NOW % day + 12 * HOUR;
+        let first = of_an_operators_user(&settings, "alice", noon);
+        assert_eq!(of_an_operators_user(&settings, "alice", noon + HOUR), first);
+        assert_ne!(of_an_operators_user(&settings, "bob", noon), first);
+        assert_ne!(of_an_operators_user(&settings, "alice", noon + day), first);
+        settings.secrets.insert(0, Secret::new("south".to_owned()));
+        assert_ne!(of_an_operators_user(&settings, "alice", noon), first);
+    }
+
+    #[test]
+    fn nothing_of_a_credential_is_printed_by_accident() {
+        let credential = Issuer::new(&settings(60)).issue("name", NOW);
+        assert_eq!(format!("{credential:?}"), "Credential([hidden])");
+    }
+}

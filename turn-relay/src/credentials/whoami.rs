@@ -204,3 +204,61 @@ fn user(body: &Value) -> Option<User> {
         is_guest,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, body: &str) -> Response {
+        Response {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: HeaderMap::new(),
+            body: Bytes::from(body.to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_user_is_told_from_a_guest() {
+        for (body, is_guest) in [
+            (r#"{"user_id":"@a:b"}"#, false),
+            (
+                r#"{"user_id":"@a:b","is_guest":false,"device_id":"D"}"#,
+                false,
+            ),
+            (r#"{"user_id":"@a:b","is_guest":true}"#, true),
+        ] {
+            let user = understand(Ok(answer(200, body))).unwrap();
+            assert_eq!(*user.id, "@a:b");
+            assert_eq!(user.is_guest, is_guest, "{body}");
+        }
+    }
+
+    #[test]
+    fn only_a_matrix_error_ends_a_session() {
+        let error = r#"{"errcode":"M_UNKNOWN_TOKEN","error":"x","soft_logout":true}"#;
+        let refusal = understand(Ok(answer(401, error))).err();
+        assert!(
+            matches!(&refusal, Some(Refusal::Unauthorized(body)) if body == error),
+            "{refusal:?}"
+        );
+        let refusal = understand(Ok(answer(429, error))).err();
+        assert!(matches!(refusal, Some(Refusal::Limited(..))), "{refusal:?}");
+        for (status, body) in [
+            (401, "<html>"),
+            (401, r#"{"errcode":7}"#),
+            (403, error),
+            (404, error),
+            (429, ""),
+            (500, error),
+            (200, error),
+            (200, r#"{"user_id":"@a:b","is_guest":1}"#),
+            (200, r#"["@a:b"]"#),
+        ] {
+            let refusal = understand(Ok(answer(status, body))).err();
+            assert!(
+                matches!(refusal, Some(Refusal::Nonsense(_))),
+                "{status} {body}: {refusal:?}"
+            );
+        }
+    }
+}
