@@ -45,6 +45,7 @@ async fn neither_the_log_at_its_loudest_nor_a_metric_names_anybody() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(LevelFilter::TRACE)
+        .with_ansi(false)
         .with_writer(log.clone())
         .finish();
     // of this thread, which is all that this test runs on
