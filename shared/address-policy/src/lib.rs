@@ -230,18 +230,17 @@ impl<const N: usize> Bits<N> {
     }
 
     fn contain(&self, address: u64) -> bool {
-        // without an early end, so that the compiler can compare several at once
-        self.networks
+        // counted to the end, so that the compiler can compare several at once
+        let containing = self
+            .networks
             .iter()
             .zip(&self.masks)
-            .fold(false, |found, (network, mask)| {
-                found | (address & mask == *network)
-            })
+            .filter(|(network, mask)| address & *mask == **network);
+        containing.count() != 0
     }
 }
 
 /// All bits of an IPv4 address, the upper 64 of an IPv6 address.
-#[expect(clippy::cast_possible_truncation, reason = "shifted to 64 bits before")]
 const fn upper_bits(address: IpAddr) -> u64 {
     match address {
         IpAddr::V4(address) => address.to_bits() as u64,

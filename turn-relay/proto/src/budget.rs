@@ -43,13 +43,10 @@ impl Budget {
     }
 
     fn cell(&self, client: IpAddr) -> Option<&Rate> {
-        // a first byte of its own keeps the families apart
         let prefix = match client.to_canonical() {
             IpAddr::V4(address) => u64::from(address.to_bits() >> 8),
-            IpAddr::V6(address) => {
-                let [a, b, c, d, e, f, ..] = address.octets();
-                u64::from_be_bytes([1, 0, a, b, c, d, e, f])
-            }
+            // a bit above the 48 keeps the families apart
+            IpAddr::V6(address) => 1 << 48 | u64::try_from(address.to_bits() >> 80).ok()?,
         };
         let mut hasher = self.hasher.clone();
         hasher.write_u64(prefix);

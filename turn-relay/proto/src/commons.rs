@@ -65,7 +65,7 @@ impl Commons {
 pub(crate) mod testing {
     use super::Random;
 
-    /// Numbers that look random and are the same in every run (SplitMix64).
+    /// Numbers that look random and are the same in every run (`SplitMix64`).
     pub(crate) struct Repeatable(pub u64);
 
     impl Repeatable {
@@ -100,7 +100,7 @@ mod tests {
         let first = Commons::new(&[], 49152..=65535, &mut random);
         let second = Commons::new(&[], 49152..=65535, &mut random);
         let client: SocketAddr = "192.0.2.1:40000".parse().unwrap();
-        let now = Time::default() + Duration::from_secs(60);
+        let now = Time::default() + Duration::from_mins(1);
         let nonce = first.nonces.issue(client, now);
         assert!(first.nonces.is_valid(&nonce, client, now));
         assert!(!second.nonces.is_valid(&nonce, client, now));
