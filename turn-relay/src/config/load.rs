@@ -407,11 +407,11 @@ fn workers(root: &Section<'_>) -> Option<NonZeroUsize> {
     let value = root.get("workers")?;
     match value.meaning() {
         Some((Scalar::Text, "auto")) => None,
-        Some((Scalar::Integer(Some(number)), _)) if (1..=256).contains(&number) => {
+        Some((Scalar::Integer(Some(number)), _)) if (1..=255).contains(&number) => {
             usize::try_from(number).ok().and_then(NonZeroUsize::new)
         }
         _ => {
-            value.unexpected("`auto`, or a whole number from 1 to 256");
+            value.unexpected("`auto`, or a whole number from 1 to 255");
             None
         }
     }

@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
+use shared::secret::Secret;
+
 use super::{Fixture, LEAST};
 
 fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
@@ -64,11 +66,7 @@ fn secrets_are_those_of_the_list_and_then_those_of_the_file() {
     );
     let config =
         fixture.config("realm: r\nsecrets: [list-secret-number-1]\nsecrets_file: DIR/secrets\n");
-    let secrets: Vec<_> = config
-        .secrets
-        .iter()
-        .map(|secret| secret.expose())
-        .collect();
+    let secrets: Vec<_> = config.secrets.iter().map(Secret::expose).collect();
     assert_eq!(
         secrets,
         [
