@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -13,7 +13,7 @@ use base64::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use prometheus_client::{encoding::text, registry::Registry};
+use prometheus_client::registry::Registry;
 use shared::{
     clock::Clock,
     http_server::{self, Limits},
@@ -45,7 +45,6 @@ pub(crate) struct Stage {
     pub(crate) settings: Settings,
     pub(crate) clock: Clock,
     pub(crate) homeserver: ClientServer,
-    registry: Mutex<Registry>,
     _running: ShutdownTrigger,
 }
 
@@ -83,12 +82,11 @@ impl Stage {
         change(&mut settings);
         let clock = Clock::manual(at(START));
         let roots = authority.roots().expect("its certificate is valid");
-        let mut registry = Registry::default();
         let world = World {
             clock: clock.clone(),
             random: Random::system(),
             roots: Arc::new(roots),
-            metrics: Metrics::new(&mut registry),
+            metrics: Metrics::new(&mut Registry::default()),
         };
         let service = Service::new(&settings, world).expect("the settings are valid");
         let (address, running) = serve(&service).await;
@@ -98,7 +96,6 @@ impl Stage {
             settings,
             clock,
             homeserver,
-            registry: Mutex::new(registry),
             _running: running,
         }
     }
@@ -123,14 +120,6 @@ impl Stage {
     pub(crate) async fn turn_server(&self, token: &str) -> Answer {
         let bearer = format!("Bearer {token}");
         self.get(V3, &[("authorization", &bearer)]).await
-    }
-
-    /// What is served on `/metrics`.
-    pub(crate) fn metrics(&self) -> String {
-        let mut encoded = String::new();
-        let registry = self.registry.lock().expect("no test holds it");
-        text::encode(&mut encoded, &registry).expect("metrics are text");
-        encoded
     }
 }
 

@@ -1,5 +1,5 @@
-//! The credential service over HTTP: before a stand-in for the homeserver, and before a real Synapse with a
-//! real nginx in front of both.
+//! The credential service over HTTP: before a stand-in for the homeserver, before a real Synapse with a real
+//! nginx in front of both, and as part of `nocturne turn`, whose relay takes what it hands out.
 
 mod harness;
 mod hostile;
@@ -7,6 +7,7 @@ mod matrix;
 mod observed;
 #[path = "../synapse/process.rs"]
 mod process;
+mod program;
 mod proxied;
 mod rest;
 #[expect(
@@ -15,6 +16,22 @@ mod rest;
 )]
 #[path = "../synapse/synapse.rs"]
 mod synapse;
+
+// the relay and its client, as the tests of the relay have them
+#[expect(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "calls are what the tests of the relay do with it; a test may panic"
+)]
+#[path = "../turn/client.rs"]
+mod client;
+#[expect(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "signals and reloads are what the tests of the relay do with it; a test may panic"
+)]
+#[path = "../turn/relay.rs"]
+mod relay;
 
 use std::time::Duration;
 

@@ -23,8 +23,10 @@ use turn_relay::credentials::{Metrics, Service, Settings, World};
 
 use crate::{
     PATIENCE,
+    client::Client,
     harness::{Credential, HOUR, START, V3, at, request, serve, settings},
     process::{Process, free_address},
+    relay::{self, Relay, SECRET},
     synapse::{SERVER_NAME, Synapse},
 };
 
@@ -89,6 +91,40 @@ async fn a_users_token_gets_credentials_that_name_nobody() {
     )
     .await;
     assert_eq!(whoami.json()["user_id"], *alice.id);
+}
+
+#[tokio::test]
+async fn what_comes_through_the_proxy_allocates_on_the_relay() {
+    let (Some(python), Some(nginx)) = (synapse_python(), nginx()) else {
+        return;
+    };
+    let synapse = Synapse::start(&python).await;
+    let relay = Relay::start_with(
+        &format!(
+            "credentials: {{homeserver: 'http://{}'}}\n",
+            synapse.address
+        ),
+        &[],
+    );
+    let folder = tempfile::tempdir().expect("there is room for temporary files");
+    let (_nginx, address) = start_nginx(&nginx, folder.path(), relay.http, synapse.address).await;
+    let alice = synapse.register("alicewonder").await;
+    let answer = ask(address, V3, &alice.token).await;
+    let username = Credential::signed_by(SECRET, &answer).username;
+    let password = answer.json()["password"].clone();
+    let password = password.as_str().expect("a text");
+    let mut client = Client::with_credential(relay.udp, &username, password);
+    let relayed = client.allocate().expect("the relay takes it");
+    let peer = relay::peer();
+    let peer_address = peer.local_addr().expect("it is bound");
+    client.permit(peer_address).expect("the relay takes it");
+    client.talk(&peer, relayed);
+
+    call(address, "/logout", Some(&alice.token), &json!({})).await;
+    assert_eq!(ask(address, V3, &alice.token).await.status, 401);
+    // a call that is under way goes on
+    client.refresh(600).expect("the relay takes it");
+    assert!(!relay.log().contains("alicewonder"), "{}", relay.log());
 }
 
 #[tokio::test]

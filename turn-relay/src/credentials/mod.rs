@@ -48,9 +48,6 @@ pub const MAX_URIS: usize = 4;
 /// everything else that is served beside this.
 const QUESTIONS: usize = 512;
 
-/// Web clients ask again when this much is left, and look every ten minutes.
-const SHORT_TTL: Duration = Duration::from_mins(10);
-
 /// `secrets` and `credentials:` of a configuration, valid.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -109,29 +106,6 @@ struct State {
     api_keys: ApiKeys,
     homeserver: Option<Homeserver>,
     allow_guests: bool,
-}
-
-impl Settings {
-    /// What is allowed and seldom meant, one sentence each.
-    #[must_use]
-    pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        if self.homeserver.is_some() && self.ttl <= SHORT_TTL {
-            warnings.push(
-                "credentials.ttl: web clients look after their credentials every ten minutes, so that calls fail \
-                 with a shorter one (12h is good)"
-                    .to_owned(),
-            );
-        }
-        if self.uris.len() > MAX_URIS {
-            warnings.push(format!(
-                "credentials.uris: has {} URIs, of which clients are told the first {MAX_URIS} (those of `turns:` \
-                 before the others); more make calls slow to start",
-                self.uris.len()
-            ));
-        }
-        warnings
-    }
 }
 
 impl From<&Config> for Settings {
@@ -357,19 +331,6 @@ mod tests {
         other.pseudonym_epoch = Duration::from_hours(1);
         service.reload(&other).unwrap();
         assert!(!Arc::ptr_eq(&before, &service.state().names));
-    }
-
-    #[test]
-    fn what_is_seldom_meant_is_warned_of() {
-        assert_eq!(settings().warnings(), Vec::<String>::new());
-        let mut short = settings();
-        short.ttl = Duration::from_mins(10);
-        assert_eq!(short.warnings().len(), 1);
-        short.homeserver = None;
-        assert_eq!(short.warnings(), Vec::<String>::new());
-        let mut many = settings();
-        many.uris = vec!["turn:turn.example.org".to_owned(); 5];
-        assert_eq!(many.warnings().len(), 1);
     }
 
     #[test]
