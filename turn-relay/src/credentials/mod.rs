@@ -169,7 +169,6 @@ impl Service {
     }
 
     /// The routes, for [`shared::http_server::serve`]; no fallback, so that they can be merged with others.
-    #[must_use]
     pub fn router(&self) -> Router {
         rest::routes()
             .merge(matrix::routes())

@@ -5,7 +5,7 @@
 //!
 //! - The name is 22 characters, base64url of the first 16 bytes of HMAC-SHA256 with the key of the epoch. The
 //!   key is **drawn at random and forgotten when the epoch is over**; it is not derived from the secret that
-//!   signs passwords. The homeserver, LiveKit and the backup of a configuration have that secret, and lists of
+//!   signs passwords. The homeserver, an SFU and the backup of a configuration have that secret, and lists of
 //!   user IDs are easily had: whoever had both could find the user behind every username that was ever recorded
 //!   on a wire. The price is small. Names change when the service is started anew; but a relay in the same
 //!   process has forgotten its allocations by then, and with them who had how many. Several services for one
