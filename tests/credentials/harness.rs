@@ -181,7 +181,7 @@ pub(crate) fn settings() -> Settings {
             Secret::new(OTHER_API_KEY.to_owned()),
         ],
         homeserver: None::<Url>,
-        homeserver_deadline: Duration::from_secs(60),
+        homeserver_deadline: Duration::from_mins(1),
         allow_guests: false,
         pseudonym_epoch: 24 * HOUR,
     }

@@ -1,6 +1,6 @@
 //! Requests that nobody means well with.
 
-use std::net::SocketAddr;
+use std::{fmt::Write as _, net::SocketAddr};
 
 use shared::random::Random;
 use tokio::{
@@ -66,16 +66,17 @@ async fn no_request_is_answered_with_a_fault_and_the_service_lives_on() {
             "X-Api-Key",
         ] {
             if below(&random, 3) == 0 {
-                request.push_str(&format!("{name}: {}\r\n", garbage(&random)));
+                let _ = write!(request, "{name}: {}\r\n", garbage(&random));
             }
         }
         if below(&random, 3) == 0 {
             request.push_str("Content-Type: application/x-www-form-urlencoded\r\n");
         }
-        request.push_str(&format!(
+        let _ = write!(
+            request,
             "Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
-        ));
+        );
         let answer = send(stage.address, request.as_bytes()).await;
         let status = answer.split(' ').nth(1).unwrap_or_default();
         assert!(

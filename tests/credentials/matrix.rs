@@ -200,7 +200,7 @@ async fn a_homeserver_that_does_not_answer_in_time_is_502() {
     let answer = stage.turn_server(&token).await;
     assert_error(&answer, 502, "M_UNKNOWN");
     stage.homeserver.release();
-    stage.reload(|settings| settings.homeserver_deadline = Duration::from_secs(60));
+    stage.reload(|settings| settings.homeserver_deadline = Duration::from_mins(1));
     Credential::of(&stage.turn_server(&token).await);
 }
 
@@ -357,6 +357,38 @@ async fn questions_to_the_homeserver_are_limited_by_source() {
     assert_eq!(ask("198.51.100.8").await.status, 401);
     stage.clock.advance(Duration::from_millis(100));
     assert_eq!(ask("198.51.100.7").await.status, 401);
+}
+
+#[tokio::test]
+async fn a_slow_homeserver_leaves_room_for_everything_else() {
+    shared::open_files::raise();
+    let stage = Stage::set().await;
+    let token = stage.homeserver.log_in(ALICE);
+    stage.homeserver.hold();
+    let bearer = format!("Bearer {token}");
+    let mut asked: tokio::task::JoinSet<_> = (0..513)
+        .map(|_| {
+            let (address, bearer) = (stage.address, bearer.clone());
+            async move { request(address, Method::GET, V3, &[("authorization", &bearer)], "").await }
+        })
+        .collect();
+    // one is too many, and it alone is answered
+    let too_many = asked
+        .join_next()
+        .await
+        .expect("there are some")
+        .expect("no panic");
+    assert_error(&too_many, 429, "M_LIMIT_EXCEEDED");
+    assert_eq!(too_many.headers["retry-after"], "1");
+    let path = format!("/turn/credentials?username=u&key={API_KEY}");
+    Credential::of(&stage.get(&path, &[]).await);
+    stage.homeserver.release();
+    let answers = asked.join_all().await;
+    assert_eq!(answers.len(), 512);
+    for answer in &answers {
+        Credential::of(answer);
+    }
+    assert!(stage.homeserver.connections().opened <= 64);
 }
 
 #[tokio::test]
