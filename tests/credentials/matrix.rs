@@ -361,7 +361,7 @@ async fn questions_to_the_homeserver_are_limited_by_source() {
 
 #[tokio::test]
 async fn a_slow_homeserver_leaves_room_for_everything_else() {
-    shared::open_files::raise();
+    let _ = shared::open_files::raise();
     let stage = Stage::set().await;
     let token = stage.homeserver.log_in(ALICE);
     stage.homeserver.hold();

@@ -14,7 +14,7 @@ async fn neither_the_log_at_its_loudest_nor_a_metric_names_anybody() {
     let token = stage.homeserver.log_in(ALICE);
     let guest = stage
         .homeserver
-        .log_in_guest("@guest-4711:homeserver.example");
+        .log_in_guest("@guest-zebra:homeserver.example");
     let bearer = format!("Bearer {token}");
     let from = "198.51.100.77";
     let headers = [
@@ -41,7 +41,7 @@ async fn neither_the_log_at_its_loudest_nor_a_metric_names_anybody() {
     let with_key = format!("/turn/credentials?service=turn&username=alicewonder&key={API_KEY}");
     let by_key = stage.get_with(&with_key, &headers[1..]).await;
     let by_key = Credential::signed_by(SECRET, &by_key);
-    let with_wrong_key = "/turn/credentials?username=alicewonder&key=wrong-key-4711";
+    let with_wrong_key = "/turn/credentials?username=alicewonder&key=wrong-key-zebra";
     stage.get_with(with_wrong_key, &headers).await;
     let with_colon = format!("/turn/credentials?username=alice:wonder&key={API_KEY}");
     stage.get_with(&with_colon, &headers).await;
@@ -75,7 +75,7 @@ async fn neither_the_log_at_its_loudest_nor_a_metric_names_anybody() {
     for (what, text) in [("log", &log), ("metrics", &metrics)] {
         for secret in [
             "alice",
-            "4711",
+            "zebra",
             "homeserver.example",
             &token,
             &guest,

@@ -222,9 +222,9 @@ fn full_table(rows: &[Row]) -> String {
         } else {
             format!("{:.0} (computed)", 1.0 / row.cpu_each.as_secs_f64())
         };
-        let _ = write!(
+        let _ = writeln!(
             table,
-            "| {}{} | {rate:.0} | {:.0} % | {:.1} µs | {per_core} | {} | {} |\n",
+            "| {}{} | {rate:.0} | {:.0} % | {:.1} µs | {per_core} | {} | {} |",
             row.what,
             mark(row),
             100.0 * row.busy,
@@ -248,9 +248,9 @@ fn added_table(pairs: &[(Row, Row)]) -> String {
             );
             format!("{:+.2} ms", (with - without) / 1000.0)
         };
-        let _ = write!(
+        let _ = writeln!(
             table,
-            "| {}{} | {} | {} | {} | {} | {} | {} |\n",
+            "| {}{} | {} | {} | {} | {} | {} | {} |",
             through.what,
             if direct.disturbed {
                 mark(direct)
