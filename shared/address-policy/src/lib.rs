@@ -229,14 +229,17 @@ impl<const N: usize> Bits<N> {
         bits
     }
 
+    #[expect(
+        clippy::needless_bitwise_bool,
+        reason = "without an early end the compiler compares several at once"
+    )]
     fn contain(&self, address: u64) -> bool {
-        // counted to the end, so that the compiler can compare several at once
-        let containing = self
-            .networks
+        self.networks
             .iter()
             .zip(&self.masks)
-            .filter(|(network, mask)| address & *mask == **network);
-        containing.count() != 0
+            .fold(false, |found, (network, mask)| {
+                found | (address & mask == *network)
+            })
     }
 }
 

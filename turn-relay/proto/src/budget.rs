@@ -121,7 +121,7 @@ mod tests {
             ("2001:db8:1::1", "2001:db8:1:ffff:ffff::9", true),
             ("2001:db8:1::1", "2001:db8:2::1", false),
             // the same 24 bits, in different families
-            ("0.0.1.9", "::1:0:0:0:9", false),
+            ("0.0.1.9", "0:0:1::9", false),
         ];
         for (one, other, same) in cases {
             let budget = Budget::new([1; 32]);
@@ -174,7 +174,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_second_has_more_than_twice_the_answers_and_no_budget_is_lost(
+        fn answers_are_those_of_the_time_that_went_by_and_of_one_second_more(
             steps in prop::collection::vec((0_u64..50_000_000, 1_u32..20), 1..400),
             per_second in 1_u32..200,
         ) {

@@ -43,7 +43,7 @@ const SHORT_SECRET: usize = 16;
 const LONGEST_REALM: usize = 127;
 
 /// How long calls under way may go on once the relay is told to stop.
-const DRAIN_TIMEOUT: Duration = Duration::from_hours(1);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long before its end a certificate's expiry is worth a warning: those for 90 days are renewed 30
 /// days before theirs.

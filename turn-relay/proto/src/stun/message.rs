@@ -197,12 +197,12 @@ impl<'a> Message<'a> {
                     true
                 }
                 AttributeType::MESSAGE_INTEGRITY_SHA256 => {
-                    !std::mem::replace(&mut protected_sha256, true)
+                    protected_sha256 = true;
+                    true
                 }
                 AttributeType::MESSAGE_INTEGRITY => {
-                    let counts = !protected && !protected_sha256;
                     protected = true;
-                    counts
+                    !protected_sha256
                 }
                 _ => !protected && !protected_sha256,
             };
@@ -420,8 +420,8 @@ impl<'a> Iterator for Walk<'a> {
         let attribute = rest.split_first_chunk::<4>().and_then(|(header, rest)| {
             let &[t0, t1, l0, l1] = header;
             let value = rest.get(..usize::from(u16::from_be_bytes([l0, l1])))?;
-            // the padding has to be there, too
-            (value.len().next_multiple_of(4) <= rest.len()).then_some(Attribute {
+            // its padding is there, too: the message is as long as a multiple of four
+            Some(Attribute {
                 number: AttributeType(u16::from_be_bytes([t0, t1])),
                 offset: self.offset + 4,
                 value,

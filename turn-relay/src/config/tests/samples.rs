@@ -28,7 +28,7 @@ fn realm_secret_and_certificate_are_enough() {
     assert_eq!(config.listen.tls, addresses(&["0.0.0.0:5349", "[::]:5349"]));
     assert_eq!(config.http_listen, addresses(&["127.0.0.1:3480"]));
     assert_eq!(config.relay.ports, 49_152..=65_535);
-    assert_eq!(config.drain_timeout, Duration::from_hours(1));
+    assert_eq!(config.drain_timeout, Duration::from_secs(30));
     assert_eq!(
         config.credentials.uris,
         [
