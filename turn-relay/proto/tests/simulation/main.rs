@@ -3,6 +3,9 @@
 //!
 //! What is drawn depends on nothing but the seed, which a failure prints.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::duration_suboptimal_units, reason = "the RFCs count seconds")]
+
 #[expect(dead_code, reason = "each test binary uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;

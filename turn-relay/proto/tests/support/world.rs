@@ -345,17 +345,17 @@ impl World {
     }
 
     /// A packet comes from a client.
-    pub(crate) fn from_client(
+    pub(crate) fn client_says(
         &mut self,
         server: usize,
         client: FiveTuple,
         bytes: &[u8],
     ) -> Outcome {
-        self.from_client_marked(server, client, bytes, 0)
+        self.client_says_marked(server, client, bytes, 0)
     }
 
     /// A packet comes from a client with a traffic class in its IP header.
-    pub(crate) fn from_client_marked(
+    pub(crate) fn client_says_marked(
         &mut self,
         server: usize,
         client: FiveTuple,
@@ -392,17 +392,17 @@ impl World {
 
     /// A datagram comes from a peer to a relayed transport address, as advertised.
     #[track_caller]
-    pub(crate) fn from_peer(
+    pub(crate) fn peer_says(
         &mut self,
         relayed: SocketAddr,
         peer: SocketAddr,
         payload: &[u8],
     ) -> Outcome {
-        self.from_peer_marked(relayed, peer, payload, 0)
+        self.peer_says_marked(relayed, peer, payload, 0)
     }
 
     #[track_caller]
-    pub(crate) fn from_peer_marked(
+    pub(crate) fn peer_says_marked(
         &mut self,
         relayed: SocketAddr,
         peer: SocketAddr,
@@ -410,11 +410,11 @@ impl World {
         traffic_class: u8,
     ) -> Outcome {
         let (server, relay) = self.relay(relayed).expect("a socket is open there");
-        self.from_peer_to(server, relay, peer, payload, traffic_class)
+        self.peer_says_to(server, relay, peer, payload, traffic_class)
     }
 
     /// A datagram comes to a socket that may be closed.
-    pub(crate) fn from_peer_to(
+    pub(crate) fn peer_says_to(
         &mut self,
         server: usize,
         relay: RelayId,

@@ -189,7 +189,7 @@ fn a_request_of_which_one_bit_was_changed_on_the_way_is_not_authentic() {
         for bit in 0..right.len() * 8 {
             let mut wrong = right.clone();
             wrong[bit / 8] ^= 1 << (bit % 8);
-            let outcome = world.from_client(0, client.five_tuple, &wrong);
+            let outcome = world.client_says(0, client.five_tuple, &wrong);
             for to_client in &outcome.to_clients {
                 let crate::support::world::FromServer::Stun(answer) = &to_client.message else {
                     panic!("{outcome:?}");

@@ -215,8 +215,8 @@ fn a_peer_that_a_reload_denies_is_not_relayed_to_any_more_nor_from() {
     outcome.silence();
     let outcome = client.send_on(&mut world, 0x4000, b"data");
     outcome.silence();
-    world.from_peer(relayed, in_indications, b"data").silence();
-    world.from_peer(relayed, in_a_channel, b"data").silence();
+    world.peer_says(relayed, in_indications, b"data").silence();
+    world.peer_says(relayed, in_a_channel, b"data").silence();
     client.bind(&mut world, 0x4000, in_a_channel).error(403);
     client
         .create_permissions(&mut world, &[in_indications])
@@ -318,9 +318,9 @@ fn teredo_and_6to4_clients_are_not_answered() {
         let mut five_tuple = world.five_tuple_over(Transport::Udp, Family::V6);
         five_tuple.client = socket(client);
         let binding = Draft::request(BINDING).finish();
-        world.from_client(0, five_tuple, &binding).silence();
+        world.client_says(0, five_tuple, &binding).silence();
         world
-            .from_client(0, five_tuple, &Draft::allocate().finish())
+            .client_says(0, five_tuple, &Draft::allocate().finish())
             .silence();
     }
     // their neighbours are
@@ -329,7 +329,7 @@ fn teredo_and_6to4_clients_are_not_answered() {
         five_tuple.client = socket(client);
         let binding = Draft::request(BINDING).finish();
         assert_eq!(
-            world.from_client(0, five_tuple, &binding).stun().mapped(),
+            world.client_says(0, five_tuple, &binding).stun().mapped(),
             socket(client)
         );
     }
@@ -341,9 +341,9 @@ fn a_client_at_port_0_is_not_answered() {
     let mut five_tuple = world.five_tuple();
     five_tuple.client.set_port(0);
     let binding = Draft::request(BINDING).finish();
-    world.from_client(0, five_tuple, &binding).silence();
+    world.client_says(0, five_tuple, &binding).silence();
     world
-        .from_client(0, five_tuple, &Draft::allocate().finish())
+        .client_says(0, five_tuple, &Draft::allocate().finish())
         .silence();
 }
 
@@ -364,7 +364,7 @@ fn answers(
                 transport: Transport::Udp,
             };
             !world
-                .from_client(0, five_tuple, &bytes)
+                .client_says(0, five_tuple, &bytes)
                 .to_clients
                 .is_empty()
         })

@@ -170,12 +170,8 @@ fn all_transports_and_families_are_served() {
     ] {
         for family in [Family::V4, Family::V6] {
             for requested in [Family::V4, Family::V6] {
-                let mut client = Client::over(&mut world, "alice", transport, family);
-                client
-                    .username
-                    .push_str(&format!("{transport:?}{family:?}{requested:?}"));
-                let username = client.username.clone();
-                let mut client = client.with_username(&username);
+                let user = format!("{transport:?}{family:?}{requested:?}");
+                let mut client = Client::over(&mut world, &user, transport, family);
                 let request = Draft::allocate().family(requested.number());
                 let relayed = client.call(&mut world, request).success().relayed();
                 assert_eq!(Family::of(relayed[0].ip()), requested);
