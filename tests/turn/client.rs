@@ -25,16 +25,20 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(relay: SocketAddr, secret: &str) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.connect(relay).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let username = format!("4000000000:{USER}");
         let secrets = Secrets::new(vec![secret.as_bytes().to_vec()]);
         let password = secrets.password(username.as_bytes()).to_string();
+        Self::with_credential(relay, &username, &password)
+    }
+
+    pub(crate) fn with_credential(relay: SocketAddr, username: &str, password: &str) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(relay).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Self {
             socket,
-            username,
-            password,
+            username: username.to_owned(),
+            password: password.to_owned(),
             nonce: Vec::new(),
             transactions: 0,
         }

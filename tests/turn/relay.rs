@@ -40,8 +40,8 @@ pub(crate) struct Relay {
     child: Child,
     directory: TempDir,
     log: Arc<Mutex<String>>,
-    udp: SocketAddr,
-    http: SocketAddr,
+    pub(crate) udp: SocketAddr,
+    pub(crate) http: SocketAddr,
 }
 
 impl Relay {
