@@ -145,9 +145,10 @@ pub(crate) enum Action {
     SocketsFail {
         failures: Vec<bool>,
     },
-    Rooms {
+    Habits {
         head: usize,
         tail: usize,
+        opens_later: bool,
     },
 }
 
@@ -251,7 +252,9 @@ pub(crate) fn action() -> impl Strategy<Value = Action> {
         1 => client.prop_map(|client| Action::CloseStream { client }),
         1 => prop::bool::weighted(0.2).prop_map(|narrow| Action::Policy { narrow }),
         1 => prop::collection::vec(any::<bool>(), 1..4).prop_map(|failures| Action::SocketsFail { failures }),
-        1 => (0..60_usize, 0..6_usize).prop_map(|(head, tail)| Action::Rooms { head, tail }),
+        1 => (0..60_usize, 0..6_usize, any::<bool>()).prop_map(
+            |(head, tail, opens_later)| Action::Habits { head, tail, opens_later }
+        ),
     ]
 }
 
@@ -369,7 +372,12 @@ impl Conversation {
                 });
                 self.world.failures = failures.collect();
             }
-            Action::Rooms { head, tail } => {
+            Action::Habits {
+                head,
+                tail,
+                opens_later,
+            } => {
+                self.world.opens_later = *opens_later;
                 self.world.rooms = Rooms {
                     head: *head,
                     tail: *tail,

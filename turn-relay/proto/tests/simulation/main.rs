@@ -16,7 +16,7 @@ mod participant;
 use network::{Network, Weather};
 
 /// Seeds for each weather; fewer without optimization.
-const SEEDS: u64 = if cfg!(debug_assertions) { 3 } else { 100 };
+const SEEDS: u64 = if cfg!(debug_assertions) { 2 } else { 50 };
 
 /// Says what to draw again when a test fails.
 struct Seed(u64);

@@ -166,6 +166,8 @@ pub(crate) struct World {
     pub(crate) counters: Vec<Arc<Counters>>,
     pub(crate) now: Now,
     pub(crate) rooms: Rooms,
+    /// Whether sockets are opened when all other effects of a call were carried out, and not at once.
+    pub(crate) opens_later: bool,
     /// How the next sockets turn out; those after them are opened.
     pub(crate) failures: VecDeque<Option<RelayFailure>>,
     sockets: BTreeMap<(usize, u32, u32, u8), (RelayId, Socket)>,
@@ -267,6 +269,7 @@ impl World {
                 head: HEADROOM,
                 tail: TAILROOM,
             },
+            opens_later: false,
             failures: VecDeque::new(),
             sockets: BTreeMap::new(),
             generations: HashMap::new(),
@@ -559,6 +562,7 @@ impl World {
     /// Carries out effects as whoever does input and output would, and asserts what holds for all of them.
     fn carry_out(&mut self, server: usize, effects: &Effects, buffer: &[u8]) -> Outcome {
         let mut outcome = Outcome::default();
+        let mut to_open = Vec::new();
         for effect in effects.list() {
             outcome.effects.push(effect.clone());
             match effect {
@@ -598,8 +602,12 @@ impl World {
                     address,
                     kind,
                 } => {
-                    let later = self.open(server, *relay, *address, *kind, &mut outcome);
-                    outcome.append(later);
+                    if self.opens_later {
+                        to_open.push((*relay, *address, *kind));
+                    } else {
+                        let later = self.open(server, *relay, *address, *kind, &mut outcome);
+                        outcome.append(later);
+                    }
                 }
                 Effect::CloseRelay { relay } => {
                     let closed = self.sockets.remove(&key(server, *relay));
@@ -639,6 +647,10 @@ impl World {
                     outcome.ended.push(*client);
                 }
             }
+        }
+        for (relay, address, kind) in to_open {
+            let later = self.open(server, relay, address, kind, &mut outcome);
+            outcome.append(later);
         }
         outcome
     }

@@ -20,6 +20,9 @@ fn a_binding_indication_is_not_answered() {
     client
         .put(&mut world, &Draft::indication(BINDING).finish())
         .nothing();
+    for reason in [DropReason::BadIndication, DropReason::Malformed] {
+        assert_eq!(world.drops(reason), 0, "nothing is wrong with it");
+    }
 }
 
 #[test]

@@ -551,3 +551,42 @@ fn a_loop_through_two_relayed_addresses_costs_the_bandwidth_of_who_makes_it() {
     }
     assert!(sent <= 66, "{sent}: a burst of 64 KiB");
 }
+
+#[test]
+fn another_port_of_a_relay_address_is_a_peer_if_it_is_allowed_by_name() {
+    // an SFU on the same host, say
+    let mut world = World::with(|config| {
+        config.policy = Arc::new(PeerPolicy {
+            allow: vec!["203.0.113.7/32".parse().unwrap()],
+            deny_ports: vec![22],
+            ..PeerPolicy::default()
+        });
+    });
+    let (mut client, relayed) = Client::allocated(&mut world, "alice");
+    let at = |port| SocketAddr::new(relayed.ip(), port);
+    client.permit(&mut world, at(7881));
+    client.bind(&mut world, 0x4000, at(7882)).success();
+    assert!(client.reaches(&mut world, at(7881)));
+    let outcome = client.send_on(&mut world, 0x4000, b"data");
+    assert_eq!(outcome.to_peer().peer, at(7882));
+    assert!(client.hears(&mut world, relayed, at(7881)).is_some());
+    client.send(&mut world, at(22), b"data").nothing();
+    // a port that another client has is that client all the same
+    let (mut other, at_other) = Client::allocated(&mut world, "bob");
+    other.permit(&mut world, relayed);
+    let outcome = client.send(&mut world, at_other, b"data");
+    assert_eq!(outcome.stun().peer(), relayed);
+    assert_eq!(outcome.to_clients[0].client, other.five_tuple);
+}
+
+#[test]
+fn what_comes_from_another_port_of_a_relay_address_is_not_relayed_unless_it_is_allowed_by_name() {
+    let (mut world, mut client, v4, v6) = strict();
+    for relayed in [v4, v6] {
+        client.permit(&mut world, relayed);
+        for port in [22, 3478, 7881, 50_555] {
+            let peer = SocketAddr::new(relayed.ip(), port);
+            world.peer_says(relayed, peer, b"data").nothing();
+        }
+    }
+}
