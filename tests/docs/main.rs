@@ -114,6 +114,13 @@ fn every_metric_is_described_and_no_other() {
 
 #[test]
 fn every_label_of_the_relay_is_described_and_no_other() {
+    fn labels<L: Label>() -> BTreeSet<String> {
+        L::ALL
+            .iter()
+            .map(|label| label.label().to_owned())
+            .collect()
+    }
+
     let document = read("docs/monitoring.md");
     let described = |metrics: &str| -> BTreeSet<String> {
         let row = document
@@ -127,12 +134,6 @@ fn every_label_of_the_relay_is_described_and_no_other() {
             .map(str::to_owned)
             .collect()
     };
-    fn labels<L: Label>() -> BTreeSet<String> {
-        L::ALL
-            .iter()
-            .map(|label| label.label().to_owned())
-            .collect()
-    }
     assert_eq!(described("packets, bytes"), labels::<Direction>());
     assert_eq!(described("drops"), labels::<DropReason>());
     assert_eq!(described("auth_failures"), labels::<AuthFailure>());

@@ -6,7 +6,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`start`] | what an operator is told at start, or why there is none |
+//! | [`start`], [`command`] | what an operator is told at start, or why there is none; `nocturne check` |
 //! | [`strangers`] | what those get who have no credentials |
 //! | [`allocations`] | credentials, quotas and lifetimes |
 //! | [`peers`], [`calls`] | whom clients may reach: peers, and each other |
@@ -18,6 +18,7 @@
 mod allocations;
 mod calls;
 mod client;
+mod command;
 mod eyes;
 mod peers;
 mod relay;

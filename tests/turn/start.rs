@@ -5,7 +5,7 @@ use std::net::{TcpListener, UdpSocket};
 use serde_json::{Value, json};
 
 use crate::{
-    client::{REALM, SECRET},
+    client::SECRET,
     relay::{Relay, Setup, merged},
 };
 
@@ -60,7 +60,10 @@ fn a_peer_list_that_allows_everything_is_refused_unless_it_says_so_in_full() {
         json!(["0.0.0.0/0", "::/1", "8000::/1"]),
     ] {
         let said = refusal(&json!({"peers": {"allow": allow}}));
-        assert!(said.contains("allows every address"), "{allow}: {said}");
+        assert!(
+            said.contains("every address of IPv4 or of IPv6"),
+            "{allow}: {said}"
+        );
         assert!(
             said.contains("0.0.0.0/0") && said.contains("::/0"),
             "{said}"
@@ -217,32 +220,4 @@ fn what_is_short_or_weak_is_warned_of() {
     assert!(!relay.log().contains("\"short\""));
     let relay = Relay::start(&json!({"listen": {"tls": null}}));
     relay.assert_says("there is no `tls`");
-}
-
-/// Without a command-line argument it is looked for in the working directory.
-#[test]
-fn the_file_is_found_where_the_command_runs() {
-    let folder = tempfile::tempdir().unwrap();
-    let run = || {
-        std::process::Command::new(env!("CARGO_BIN_EXE_nocturne"))
-            .arg("turn")
-            .env_clear()
-            .current_dir(folder.path())
-            .output()
-            .unwrap()
-    };
-    if !std::path::Path::new("/etc/nocturne/turn-relay.yaml").exists() {
-        let output = run();
-        assert_eq!(output.status.code(), Some(1));
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(
-            said.contains("--config") && said.contains("config/turn-relay.yaml"),
-            "{said}"
-        );
-    }
-    let text = json!({"realm": REALM, "colour": "blue"}).to_string();
-    std::fs::write(folder.path().join("turn-relay.yaml"), text).unwrap();
-    let output = run();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("colour"));
 }

@@ -104,16 +104,20 @@ impl Identity {
         let names = names(&parsed);
 
         let certified = CertifiedKey::from_der(chain, private_key(key)?, &crypto_provider());
-        let certified = certified.map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => Unusable::Key(
-                "the private key does not belong to the certificate (are both of the same renewal?)"
-                    .to_owned(),
-            ),
-            rustls::Error::InvalidCertificate(_) => damaged(),
-            _ => Unusable::Key(
-                "its private key cannot be used: expected RSA, ECDSA on P-256, P-384 or P-521, or Ed25519"
-                    .to_owned(),
-            ),
+        let certified = certified.map_err(|error| {
+            if matches!(error, rustls::Error::InconsistentKeys(_)) {
+                Unusable::Key(
+                    "the private key does not belong to the certificate (are both of the same renewal?)"
+                        .to_owned(),
+                )
+            } else if matches!(error, rustls::Error::InvalidCertificate(_)) {
+                damaged()
+            } else {
+                Unusable::Key(
+                    "its private key cannot be used: expected RSA, ECDSA on P-256, P-384 or P-521, or Ed25519"
+                        .to_owned(),
+                )
+            }
         })?;
         Ok(Self {
             certified,
@@ -132,11 +136,13 @@ impl Identity {
     pub fn read(certificate: &Path, key: &Path) -> Result<Self, String> {
         let content = |path: &Path| {
             key_file::content(path)
-                .map_err(|problem| format!("the file {path:?} cannot be read: {problem}"))
+                .map_err(|problem| format!("the file {} cannot be read: {problem}", path.display()))
         };
         Self::of_pem(&content(certificate)?, &content(key)?).map_err(|problem| match problem {
-            Unusable::Certificate(problem) => format!("the file {certificate:?}: {problem}"),
-            Unusable::Key(problem) => format!("the file {key:?}: {problem}"),
+            Unusable::Certificate(problem) => {
+                format!("the file {}: {problem}", certificate.display())
+            }
+            Unusable::Key(problem) => format!("the file {}: {problem}", key.display()),
         })
     }
 
@@ -473,6 +479,8 @@ mod tests {
 
     const HOST: &str = "turn.example.org";
 
+    type Offered<'a> = &'a [&'a [u8]];
+
     struct Pem {
         certificate: String,
         key: String,
@@ -524,7 +532,7 @@ mod tests {
     fn handshake(
         config: &Arc<ServerConfig>,
         trusted: &Pem,
-        offered: &[&[u8]],
+        offered: Offered<'_>,
         versions: &[&'static rustls::SupportedProtocolVersion],
     ) -> Result<(Option<Vec<u8>>, Vec<u8>), rustls::Error> {
         let mut roots = RootCertStore::empty();
@@ -593,7 +601,7 @@ mod tests {
     fn a_client_gets_the_first_of_its_protocols_that_is_known_or_none() {
         let pem = pem();
         let config = identity(&pem).server_config().expect("TLS works");
-        let cases: [(&[&[u8]], Option<&[u8]>); 6] = [
+        let cases: [(Offered<'_>, Option<&[u8]>); 6] = [
             (&[], None),
             (&[ALPN_TURN], Some(ALPN_TURN)),
             (&[ALPN_NAT_DISCOVERY], Some(ALPN_NAT_DISCOVERY)),
@@ -634,6 +642,7 @@ mod tests {
         let new = pem();
         write(&folder, "cert.pem", &new.certificate);
         assert_eq!(certificates.look(), Look::Refused, "the key is the old one");
+        assert_eq!(certificates.look(), Look::Refused, "it is tried each time");
         let config = certificates.current().load_full();
         handshake(&config, &old, &[], &[&TLS13]).expect("the old one is still in use");
 

@@ -108,9 +108,12 @@ impl Bound {
         if tokio::time::timeout(HTTP_END, ended).await.is_err() {
             servers.shutdown().await;
         }
-        let stopped = tokio::task::spawn_blocking(move || match Arc::into_inner(relay) {
-            Some(relay) => relay.stop(),
-            None => warn!("the relay is in use and ends with the process"),
+        let stopped = tokio::task::spawn_blocking(move || {
+            if let Some(relay) = Arc::into_inner(relay) {
+                relay.stop();
+            } else {
+                warn!("the relay is in use and ends with the process");
+            }
         });
         let _ = stopped.await;
     }

@@ -175,9 +175,10 @@ impl Relay {
             workers, metrics, ..
         } = self;
         drop(metrics);
-        match Arc::into_inner(workers) {
-            Some(workers) => workers.stop(),
-            None => warn!("the threads that relay are in use and end with the process"),
+        if let Some(workers) = Arc::into_inner(workers) {
+            workers.stop();
+        } else {
+            warn!("the threads that relay are in use and end with the process");
         }
     }
 

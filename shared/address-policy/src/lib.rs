@@ -229,8 +229,11 @@ impl<const N: usize> Bits<N> {
         bits
     }
 
+    #[expect(
+        clippy::needless_bitwise_bool,
+        reason = "without an early end the compiler compares several at once"
+    )]
     fn contain(&self, address: u64) -> bool {
-        // without an early end, so that the compiler can compare several at once
         self.networks
             .iter()
             .zip(&self.masks)
@@ -241,7 +244,6 @@ impl<const N: usize> Bits<N> {
 }
 
 /// All bits of an IPv4 address, the upper 64 of an IPv6 address.
-#[expect(clippy::cast_possible_truncation, reason = "shifted to 64 bits before")]
 const fn upper_bits(address: IpAddr) -> u64 {
     match address {
         IpAddr::V4(address) => address.to_bits() as u64,

@@ -1,6 +1,9 @@
 //! What the servers of several threads have in common. Nothing of it is locked for a relayed packet.
 
-use std::ops::RangeInclusive;
+use std::{
+    ops::RangeInclusive,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use crate::{
     budget::Budget, config::RelayAddress, connections::WaitingConnections, nonce::Nonces,
@@ -21,6 +24,7 @@ pub struct Commons {
     pub(crate) ports: Ports,
     pub(crate) budget: Budget,
     pub(crate) connections: WaitingConnections,
+    made: AtomicU64,
 }
 
 impl Commons {
@@ -41,7 +45,13 @@ impl Commons {
             budget: Budget::new(draw()),
             ports: Ports::new(relay_addresses, ports),
             connections: WaitingConnections::default(),
+            made: AtomicU64::new(0),
         }
+    }
+
+    /// The number of the next allocation in logs, over all servers.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.made.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Allocations that there are now, of all servers.
@@ -55,7 +65,7 @@ impl Commons {
 pub(crate) mod testing {
     use super::Random;
 
-    /// Numbers that look random and are the same in every run (SplitMix64).
+    /// Numbers that look random and are the same in every run (`SplitMix64`).
     pub(crate) struct Repeatable(pub u64);
 
     impl Repeatable {
@@ -90,7 +100,7 @@ mod tests {
         let first = Commons::new(&[], 49152..=65535, &mut random);
         let second = Commons::new(&[], 49152..=65535, &mut random);
         let client: SocketAddr = "192.0.2.1:40000".parse().unwrap();
-        let now = Time::default() + Duration::from_secs(60);
+        let now = Time::default() + Duration::from_mins(1);
         let nonce = first.nonces.issue(client, now);
         assert!(first.nonces.is_valid(&nonce, client, now));
         assert!(!second.nonces.is_valid(&nonce, client, now));

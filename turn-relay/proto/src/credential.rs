@@ -31,12 +31,9 @@ impl<'a> RestUsername<'a> {
     /// `None` unless it begins with 1 to 20 decimal digits that fit a `u64`, followed by a colon or the end.
     #[must_use]
     pub fn parse(username: &'a [u8]) -> Option<Self> {
-        let colon = username.iter().position(|byte| *byte == b':');
-        let (digits, behind) = match colon.and_then(|at| username.split_at_checked(at)) {
-            Some((digits, [_, behind @ ..])) => (digits, behind),
-            Some((digits, behind)) => (digits, behind),
-            None => (username, [].as_slice()),
-        };
+        let mut parts = username.splitn(2, |byte| *byte == b':');
+        let digits = parts.next()?;
+        let behind = parts.next().unwrap_or_default();
         if !(1..=MAX_EXPIRY_DIGITS).contains(&digits.len()) {
             return None;
         }

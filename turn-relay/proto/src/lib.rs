@@ -7,6 +7,9 @@
 //!
 //! What a user of this crate has to do is said at [`Server`].
 
+// what the network sends decides about many an index here
+#![warn(clippy::indexing_slicing)]
+
 pub mod address;
 pub mod commons;
 pub mod config;
@@ -24,6 +27,10 @@ pub mod time;
 mod budget;
 mod connections;
 mod rate;
+#[expect(
+    clippy::indexing_slicing,
+    reason = "places of the families and of the headers that it writes"
+)]
 mod server;
 
 pub use address::{FiveTuple, Link, RelayId, Transport};

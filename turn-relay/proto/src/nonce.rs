@@ -80,9 +80,10 @@ impl Nonces {
             .for_each(|(to, from)| *to = *from);
 
         let mut nonce = [0; NONCE_LEN];
-        nonce[..COOKIE.len()].copy_from_slice(&COOKIE);
+        let (cookie, rest) = nonce.split_at_mut(COOKIE.len());
+        cookie.copy_from_slice(&COOKIE);
         STANDARD_NO_PAD
-            .encode_slice(value, &mut nonce[COOKIE.len()..])
+            .encode_slice(value, rest)
             .expect("the rest of a nonce is as long as its value in base64");
         nonce
     }
@@ -120,7 +121,7 @@ mod tests {
 
     use super::*;
 
-    const MINUTE: Duration = Duration::from_secs(60);
+    const MINUTE: Duration = Duration::from_mins(1);
 
     #[test]
     fn the_features_are_password_algorithms_by_either_count_of_bits_and_nothing_else() {
@@ -139,7 +140,7 @@ mod tests {
             for (age, valid) in [
                 (Duration::ZERO, true),
                 (MINUTE * 59, true),
-                (MINUTE * 60 - Duration::from_secs(8), true),
+                (Duration::from_secs(3_592), true),
                 (MINUTE * 60, false),
                 (MINUTE * 61, false),
                 (MINUTE * 0xFFFF, false),
@@ -220,7 +221,7 @@ mod tests {
         #[test]
         fn an_hour_is_an_hour_from_any_moment(
             issued in 0..u64::MAX / 2,
-            age in 0..Duration::from_hours(3).as_nanos() as u64,
+            age in 0..10_800_000_000_000_u64,
             address in any::<SocketAddr>(),
         ) {
             let nonce = nonces().issue(address, Time::from_nanos(issued));
@@ -237,7 +238,9 @@ mod tests {
             cookie in any::<bool>(),
         ) {
             if alphabet {
-                bytes.iter_mut().for_each(|byte| *byte = b'A' + *byte % 26);
+                for byte in &mut bytes {
+                    *byte = b'A' + *byte % 26;
+                }
             }
             if cookie {
                 bytes.splice(0..0, COOKIE);

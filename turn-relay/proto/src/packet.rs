@@ -58,7 +58,8 @@ impl<'a> Packet<'a> {
     /// The packet.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.buffer[self.start..self.end]
+        let bytes = self.buffer.get(self.start..self.end);
+        bytes.unwrap_or_default()
     }
 
     /// Where in the buffer the packet is.
@@ -88,8 +89,10 @@ impl<'a> Packet<'a> {
         if start + self.headroom < self.start || end > self.end + self.tailroom {
             return None;
         }
-        self.buffer[start..at.start].copy_from_slice(header);
-        self.buffer[at.end..end].fill(0);
+        self.buffer.get_mut(at.end..end)?.fill(0);
+        self.buffer
+            .get_mut(start..at.start)?
+            .copy_from_slice(header);
         Some(start..end)
     }
 }

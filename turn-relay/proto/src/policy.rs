@@ -305,6 +305,29 @@ mod tests {
     }
 
     #[test]
+    fn only_what_is_allowed_by_name_is_named() {
+        let policy = PeerPolicy {
+            deny_ports: vec![53],
+            ..policy(
+                &["10.0.0.0/8", "0.0.0.0/32", "2606:4700::/32"],
+                &["10.1.0.0/16"],
+            )
+        };
+        for (peer, named) in [
+            ("10.0.0.1:40000", true),
+            ("10.1.0.1:40000", true),
+            ("[::ffff:10.0.0.1]:40000", true),
+            ("[2606:4700::1]:40000", true),
+            ("8.8.8.8:40000", false),
+            ("10.0.0.1:53", false),
+            ("10.0.0.1:0", false),
+            ("0.0.0.0:40000", false),
+        ] {
+            assert_eq!(policy.names(peer.parse().unwrap()), named, "{peer}");
+        }
+    }
+
+    #[test]
     fn the_hosts_own_addresses_are_denied_public_ones_too() {
         let policy = PeerPolicy {
             own: vec![address("8.8.8.8"), address("2606:4700::7")],

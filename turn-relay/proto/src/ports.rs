@@ -860,7 +860,7 @@ mod tests {
                 match step {
                     Step::Take(parity) => {
                         let fits = |port: u16| {
-                            free(port) && (parity == Parity::Any || port % 2 == 0)
+                            free(port) && (parity == Parity::Any || port.is_multiple_of(2))
                         };
                         let port = ports.take(BIND, parity, now, &mut random);
                         prop_assert_eq!(port.is_some(), range.clone().any(fits));
@@ -870,7 +870,9 @@ mod tests {
                         }
                     }
                     Step::TakePair => {
-                        let fits = |port: u16| port % 2 == 0 && free(port) && free(port + 1);
+                        let fits = |port: u16| {
+                            port.is_multiple_of(2) && free(port) && free(port + 1)
+                        };
                         let pair = ports.take_pair(BIND, now, &mut random);
                         prop_assert_eq!(pair.is_some(), range.clone().any(fits));
                         if let Some((port, token)) = pair {
@@ -902,7 +904,9 @@ mod tests {
                 }
             }
             // whatever happened: when all is given back and no hold lasts, all are free
-            model.keys().for_each(|port| ports.give_back(BIND, *port));
+            for port in model.keys() {
+                ports.give_back(BIND, *port);
+            }
             now = now + Duration::from_secs(30);
             let all = std::iter::from_fn(|| ports.take(BIND, Parity::Any, now, &mut random));
             prop_assert_eq!(all.count(), usize::from(count));

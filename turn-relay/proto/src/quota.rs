@@ -443,13 +443,15 @@ mod tests {
                     sent.push((now, bytes));
                 }
             }
-            let burst = bandwidth.max(MIN_BURST_BYTES) as f64;
+            // all of it times a billion
+            let second = u128::from(SECOND);
+            let burst = u128::from(bandwidth.max(MIN_BURST_BYTES) + 1) * second;
             for (index, (from, _)) in sent.iter().enumerate().step_by(7) {
                 let mut bytes = 0;
                 for (until, more) in &sent[index..] {
-                    bytes += more;
-                    let allowed = burst + bandwidth as f64 * until.since(*from).as_secs_f64();
-                    prop_assert!(bytes as f64 <= allowed + 1.0);
+                    bytes += u128::try_from(*more).unwrap() * second;
+                    let elapsed = until.since(*from).as_nanos();
+                    prop_assert!(bytes <= burst + u128::from(bandwidth) * elapsed);
                 }
             }
         }

@@ -17,7 +17,13 @@ use std::{cell::Cell, net::SocketAddr, ops::Range, sync::Arc};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use self::{allocation::Channel, departed::Departed, reply::Request, slots::Slots, timers::Timers};
+use self::{
+    allocation::{Allocation, Channel},
+    departed::Departed,
+    reply::Request,
+    slots::Slots,
+    timers::Timers,
+};
 use crate::{
     address::{Family, FiveTuple, RelayId},
     commons::{Commons, Random},
@@ -54,8 +60,6 @@ pub struct Server<R> {
     /// Rises with each reload, so that channels ask the new policy once.
     policy_generation: u32,
     draining: bool,
-    /// Allocations made so far; their numbers in logs.
-    made: u64,
     /// Transaction IDs of indications: they need not be unguessable (nobody answers them), but different.
     indications: Cell<u128>,
 }
@@ -122,7 +126,6 @@ impl<R: Random> Server<R> {
             departed: Departed::default(),
             policy_generation: 0,
             draining: false,
-            made: 0,
             indications: Cell::new(u128::from_ne_bytes(seed)),
         }
     }
@@ -322,13 +325,17 @@ impl<R: Random> Server<R> {
                 return self.drop_packet(DropReason::NoSuchRelay);
             }
         }
-        let traffic_class = copied(send.traffic_class, allocation.client);
+        let client = allocation.client;
+        // RFC 8656 §13: DONT-FRAGMENT counts between datagrams of IPv4, and from streams
+        let is_translated = client.client.is_ipv6() || send.peer.is_ipv6();
+        let dont_fragment = send.dont_fragment && (client.transport.is_stream() || !is_translated);
+        let traffic_class = copied(send.traffic_class, client);
         let len = send.data.len() as u64;
         effects.list.push(Effect::SendToPeer {
             relay: relay_id,
             peer: send.peer,
             data: Data::Packet(send.data),
-            dont_fragment: send.dont_fragment,
+            dont_fragment,
             traffic_class,
         });
         self.counters.packets.add(Direction::ClientToPeer, 1);
@@ -452,17 +459,27 @@ impl<R: Random> Server<R> {
             // destination unreachable, packet too big, time exceeded
             Family::V6 => matches!(error.kind, 1..=3),
         };
+        let has_mtu = match Family::of(peer.ip()) {
+            Family::V4 => error.kind == 3 && error.code == 4,
+            Family::V6 => error.kind == 2,
+        };
+        let permitted = |allocation: &&mut Allocation| {
+            allocation
+                .permission(peer.ip(), now.time)
+                .is_some_and(|permission| permission.own || self.config.policy.permits(peer))
+        };
         let Some(allocation) = self
             .allocations
             .get_same_mut(relay.slot, relay.generation)
             .filter(|allocation| allocation.relay(relay.family, now.time).is_some())
-            .filter(|allocation| allocation.permission(peer.ip(), now.time).is_some())
+            .filter(permitted)
             .filter(|_| is_told)
         else {
             return;
         };
         let client = allocation.client;
-        let [d0, d1, d2, d3] = error.data.to_be_bytes();
+        let data = if has_mtu { error.data } else { 0 };
+        let [d0, d1, d2, d3] = data.to_be_bytes();
         let value = [0, 0, error.kind, error.code, d0, d1, d2, d3];
         let id = self.next_indication();
         let mut writer =

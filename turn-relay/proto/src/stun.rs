@@ -8,6 +8,9 @@ pub mod integrity;
 mod message;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use attribute::AttributeType;
 pub use message::{Class, Message, Method, ParseError, TransactionId};
 pub use writer::MessageWriter;

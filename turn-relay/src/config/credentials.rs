@@ -27,7 +27,9 @@ pub(super) fn read(section: &Section<'_>, realm: Option<&str>, listen: &Listen) 
             Duration::from_hours(12),
         ),
         uris: given.unwrap_or_else(|| default_uris(realm.unwrap_or_default(), listen)),
-        api_keys: section.get("api_keys").map_or_else(Vec::new, api_keys),
+        api_keys: section
+            .get("api_keys")
+            .map_or_else(Vec::new, |value| api_keys(&value)),
         homeserver: section
             .get("homeserver")
             .and_then(|value| homeserver(&value)),
@@ -196,7 +198,7 @@ fn default_uris(realm: &str, listen: &Listen) -> Vec<String> {
     .collect()
 }
 
-fn api_keys(value: Value<'_>) -> Vec<Secret<String>> {
+fn api_keys(value: &Value<'_>) -> Vec<Secret<String>> {
     let mut keys: Vec<Secret<String>> = Vec::new();
     for item in value.one_or_more() {
         let item = item.hidden();

@@ -43,7 +43,7 @@ const SHORT_SECRET: usize = 16;
 const LONGEST_REALM: usize = 127;
 
 /// How long calls under way may go on once the relay is told to stop.
-const DRAIN_TIMEOUT: Duration = Duration::from_hours(1);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long before its end a certificate's expiry is worth a warning: those for 90 days are renewed 30
 /// days before theirs.
@@ -407,11 +407,11 @@ fn workers(root: &Section<'_>) -> Option<NonZeroUsize> {
     let value = root.get("workers")?;
     match value.meaning() {
         Some((Scalar::Text, "auto")) => None,
-        Some((Scalar::Integer(Some(number)), _)) if (1..=256).contains(&number) => {
+        Some((Scalar::Integer(Some(number)), _)) if (1..=255).contains(&number) => {
             usize::try_from(number).ok().and_then(NonZeroUsize::new)
         }
         _ => {
-            value.unexpected("`auto`, or a whole number from 1 to 256");
+            value.unexpected("`auto`, or a whole number from 1 to 255");
             None
         }
     }

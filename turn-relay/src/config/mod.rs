@@ -54,9 +54,9 @@ pub struct Config {
     pub lifetime: Lifetime,
     /// `timeouts`
     pub timeouts: Timeouts,
-    /// `drain_timeout` (default 1 h, up to 24 h): how long SIGTERM waits for the last allocation.
+    /// `drain_timeout` (default 30 s, up to 24 h): how long SIGTERM waits for the last allocation.
     pub drain_timeout: Duration,
-    /// `workers` (1 to 256): threads that relay; none: one for each core that the process may use.
+    /// `workers` (1 to 255): threads that relay; none: one for each core that the process may use.
     pub workers: Option<NonZeroUsize>,
     /// `http.listen` (default `127.0.0.1:3480`): where health and metrics are served.
     pub http_listen: Vec<SocketAddr>,

@@ -322,8 +322,8 @@ fn check_allow(value: &Value<'_>, allow: &[IpNet]) {
     let in_full = ALL.iter().all(|all| allow.contains(all));
     if covered(allow) && !in_full {
         value.error(
-            "allows every address of IPv4 or of IPv6, those inside this host and its networks among them. \
-             Name the networks that are meant; whoever does mean everything writes both \"0.0.0.0/0\" and \
+            "allows, taken together, every address of IPv4 or of IPv6, those inside this host and its networks \
+             among them. Name the networks that are meant; whoever does mean everything writes both \"0.0.0.0/0\" and \
              \"::/0\"",
         );
         return;
@@ -354,7 +354,7 @@ const ALL: [IpNet; 2] = [
 ];
 
 /// What nobody means to open who allows a private network.
-const SENSITIVE: [(IpNet, &str); 4] = [
+const SENSITIVE: [(IpNet, &str); 6] = [
     (
         IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
         "this host's own services on its loopback addresses",
@@ -373,5 +373,20 @@ const SENSITIVE: [(IpNet, &str); 4] = [
             10,
         )),
         "link-local addresses",
+    ),
+    // What is allowed is not asked what it stands for.
+    (
+        IpNet::V6(Ipv6Net::new_assert(
+            Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0),
+            96,
+        )),
+        "IPv4 addresses through NAT64, private ones among them",
+    ),
+    (
+        IpNet::V6(Ipv6Net::new_assert(
+            Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0),
+            16,
+        )),
+        "IPv4 addresses through 6to4, private ones among them",
     ),
 ];

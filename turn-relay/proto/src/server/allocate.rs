@@ -210,10 +210,9 @@ impl<R: Random> Server<R> {
             // RFC 8656 §7.2: neither of two families is a lack of capacity
             return Err(if families.len() == 2 { 508 } else { code });
         }
-        self.made += 1;
         let timer = now.time + lifetime;
         let allocation = Allocation {
-            number: self.made,
+            number: self.commons.next_number(),
             slot,
             generation,
             client,

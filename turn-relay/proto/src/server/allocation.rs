@@ -24,7 +24,6 @@ pub(super) const PERMISSION_LIFETIME: Duration = Duration::from_mins(5);
 /// RFC 8656 §12.
 pub(super) const CHANNEL_LIFETIME: Duration = Duration::from_mins(10);
 
-#[derive(Debug)]
 pub(super) struct Allocation {
     /// What logs call it.
     pub(super) number: u64,
@@ -55,7 +54,7 @@ pub(super) struct Allocation {
 }
 
 /// A relayed transport address.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Relay {
     pub(super) bind: IpAddr,
     /// As the client and its peers know it.
@@ -64,7 +63,7 @@ pub(super) struct Relay {
     pub(super) open: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Permission {
     pub(super) peer: IpAddr,
     pub(super) expires: Time,
@@ -72,7 +71,7 @@ pub(super) struct Permission {
     pub(super) own: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Channel {
     pub(super) peer: SocketAddr,
     pub(super) expires: Time,
@@ -109,21 +108,27 @@ pub(super) struct Pending {
 }
 
 /// A connection to a peer, RFC 6062 §5.
-#[derive(Debug)]
 pub(super) struct PeerConnection {
     pub(super) id: ConnectionId,
     pub(super) peer: SocketAddr,
     pub(super) state: ConnectionState,
 }
 
-#[derive(Debug)]
 pub(super) enum ConnectionState {
-    /// The Connect request is not answered yet.
-    Connecting(Reply),
+    /// The Connect request is not answered yet. The key is that of the request: one algorithm made the allocation, and
+    /// another one may have made this.
+    Connecting(Reply, Key),
     /// Until when a ConnectionBind has to come.
     Waiting(Time),
     /// It came.
     Joined,
+}
+
+/// Shows no address.
+impl std::fmt::Debug for Allocation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Allocation {}", self.number)
+    }
 }
 
 impl Allocation {
@@ -173,7 +178,7 @@ impl Allocation {
             .iter()
             .filter_map(|connection| match connection.state {
                 ConnectionState::Waiting(until) => Some(until),
-                ConnectionState::Connecting(_) | ConnectionState::Joined => None,
+                ConnectionState::Connecting(..) | ConnectionState::Joined => None,
             });
         relays.chain(connections).min()
     }

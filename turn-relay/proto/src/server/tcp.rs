@@ -47,12 +47,12 @@ impl<R: Random> Server<R> {
         if let Some(connection) = allocation.connections.iter().find(|c| c.peer == peer) {
             return match &connection.state {
                 // the request came twice, and its answer is on the way
-                ConnectionState::Connecting(reply)
+                ConnectionState::Connecting(reply, _)
                     if reply.transaction_id == authentic.reply.transaction_id =>
                 {
                     Ok(())
                 }
-                ConnectionState::Connecting(_)
+                ConnectionState::Connecting(..)
                 | ConnectionState::Waiting(_)
                 | ConnectionState::Joined => Err(446),
             };
@@ -74,7 +74,7 @@ impl<R: Random> Server<R> {
             allocation.connections.push(PeerConnection {
                 id,
                 peer,
-                state: ConnectionState::Connecting(authentic.reply),
+                state: ConnectionState::Connecting(authentic.reply, authentic.key.clone()),
             });
         }
         effects.list.push(Effect::ConnectToPeer {
@@ -168,9 +168,10 @@ impl<R: Random> Server<R> {
         let Some(connection) = allocation.connections.get_mut(place) else {
             return;
         };
-        let ConnectionState::Connecting(reply) = connection.state else {
+        let ConnectionState::Connecting(reply, key) = &connection.state else {
             return;
         };
+        let (reply, key) = (*reply, key.clone());
         let result = match result {
             Ok(until) => {
                 connection.state = ConnectionState::Waiting(until);
@@ -183,9 +184,6 @@ impl<R: Random> Server<R> {
             }
         };
         self.reset_timer(relay.slot);
-        let Some(allocation) = self.allocations.get(relay.slot) else {
-            return;
-        };
         let write = |writer: &mut MessageWriter<'_>| {
             writer.number(AttributeType::CONNECTION_ID, id.0);
         };
@@ -193,8 +191,7 @@ impl<R: Random> Server<R> {
             Ok(()) => Ok(&write),
             Err(code) => Err(code),
         };
-        let key = &allocation.key;
-        answer(client, Method::Connect, reply, key, result, effects);
+        answer(client, Method::Connect, reply, &key, result, effects);
     }
 
     /// A peer has connected to a relayed transport address, RFC 6062 §5.3. If the server names the connection, nothing is
@@ -279,7 +276,7 @@ impl<R: Random> Server<R> {
                     !given_up
                 }
                 ConnectionState::Waiting(_)
-                | ConnectionState::Connecting(_)
+                | ConnectionState::Connecting(..)
                 | ConnectionState::Joined => true,
             }
         });

@@ -188,3 +188,81 @@ fn v6_mask(transaction_id: TransactionId) -> u128 {
             mask << 8 | u128::from(*byte)
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ID: TransactionId = TransactionId([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+
+    #[test]
+    fn every_type_has_a_place_of_its_own() {
+        let places: HashSet<_> = AttributeType::NUMBERS
+            .iter()
+            .filter_map(|number| AttributeType(*number).index())
+            .collect();
+        assert_eq!(places, (0..AttributeType::KNOWN).collect());
+        assert_eq!(AttributeType(0x0024).index(), None);
+    }
+
+    #[test]
+    fn the_upper_half_of_the_types_may_be_ignored() {
+        assert!(AttributeType(0x7FFF).is_comprehension_required());
+        assert!(!AttributeType(0x8000).is_comprehension_required());
+    }
+
+    #[test]
+    fn families_have_the_numbers_of_stun() {
+        for (family, number) in [(Family::V4, 1), (Family::V6, 2)] {
+            assert_eq!(family.number(), number);
+            assert_eq!(Family::from_number(number), Some(family));
+        }
+        assert!(
+            (3..=255)
+                .chain([0])
+                .all(|number| Family::from_number(number).is_none())
+        );
+        assert_eq!(Family::of("::ffff:192.0.2.1".parse().unwrap()), Family::V6);
+    }
+
+    #[test]
+    fn an_address_of_another_length_or_family_is_none() {
+        for len in (0..24).filter(|len| *len != 8) {
+            let mut value = vec![0; len];
+            if len > 1 {
+                value[1] = 1;
+            }
+            assert_eq!(read_xor_address(&value, ID), None, "IPv4 in {len} bytes");
+        }
+        for len in (0..24).filter(|len| *len != 20) {
+            let mut value = vec![0; len];
+            if len > 1 {
+                value[1] = 2;
+            }
+            assert_eq!(read_xor_address(&value, ID), None, "IPv6 in {len} bytes");
+        }
+        for family in (3..=255).chain([0]) {
+            assert_eq!(read_xor_address(&[0, family, 0, 0, 0, 0, 0, 0], ID), None);
+        }
+        // the first byte means nothing, RFC 8489 §14.1
+        assert!(read_xor_address(&[9, 1, 0, 0, 0, 0, 0, 0], ID).is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn addresses_are_read_as_they_were_written(
+            ip in any::<IpAddr>(),
+            port in any::<u16>(),
+            id in any::<[u8; 12]>(),
+        ) {
+            let (address, id) = (SocketAddr::new(ip, port), TransactionId(id));
+            let mut value = [0; 20];
+            let len = write_xor_address(address, id, &mut value);
+            prop_assert_eq!(read_xor_address(&value[..len], id), Some(address));
+        }
+    }
+}

@@ -70,14 +70,15 @@ impl Key {
         Self { bytes, algorithm }
     }
 
-    /// A key as it is: the password itself, of the short-term mechanism (RFC 8489 §9.1.1), has no other use here than test vectors.
+    /// The password itself, as the short-term mechanism has it (RFC 8489 §9.1.1): no use here but for test vectors. Up to 32 bytes, and
+    /// zeros behind it: HMAC puts such there anyway.
     #[cfg(test)]
-    pub(crate) fn of_16_bytes(bytes: [u8; 16]) -> Self {
-        let mut all = [0; 32];
-        all[..16].copy_from_slice(&bytes);
+    pub(crate) fn of_password(password: &[u8]) -> Self {
+        let mut bytes = [0; 32];
+        bytes[..password.len()].copy_from_slice(password);
         Self {
-            bytes: all,
-            algorithm: PasswordAlgorithm::Md5,
+            bytes,
+            algorithm: PasswordAlgorithm::Sha256,
         }
     }
 
@@ -129,4 +130,58 @@ pub(super) fn fingerprint(parts: [&[u8]; 3]) -> u32 {
         hasher.update(part);
     }
     hasher.finalize() ^ 0x5354_554E
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_those_of_the_rfc() {
+        // RFC 8489 §9.2.2: the digest of "user:realm:pass"; by md5sum and sha256sum
+        let key = |algorithm| Key::new(algorithm, b"user", b"realm", b"pass");
+        assert_eq!(
+            key(PasswordAlgorithm::Md5).as_bytes(),
+            0x8493_fbc5_3ba5_82fb_4c04_4c45_6bdc_40eb_u128.to_be_bytes()
+        );
+        let sha256 = [
+            0x07e9_3411_7abd_4083_6e7c_6329_b547_31b2_u128,
+            0xb2d2_a5f9_a71f_5449_22d7_5e07_30d8_251b,
+        ];
+        assert_eq!(
+            key(PasswordAlgorithm::Sha256).as_bytes(),
+            sha256.map(u128::to_be_bytes).as_flattened()
+        );
+    }
+
+    #[test]
+    fn a_fingerprint_is_the_crc_of_ethernet_with_a_mask() {
+        // the check value of CRC-32 is 0xCBF43926
+        assert_eq!(
+            fingerprint([b"1234", b"", b"56789"]),
+            0xCBF4_3926 ^ 0x5354_554E
+        );
+    }
+
+    #[test]
+    fn algorithms_have_the_numbers_of_the_registry() {
+        assert_eq!(PasswordAlgorithm::Md5.number(), 1);
+        assert_eq!(PasswordAlgorithm::Sha256.number(), 2);
+    }
+
+    #[test]
+    fn a_key_is_not_shown() {
+        let key = Key::new(PasswordAlgorithm::Md5, b"user", b"realm", b"pass");
+        assert_eq!(format!("{key:?}"), "Key { algorithm: Md5, .. }");
+    }
+
+    #[test]
+    fn parts_are_signed_as_one() {
+        let key = Key::new(PasswordAlgorithm::Md5, b"user", b"realm", b"pass");
+        for kind in [IntegrityKind::Sha1, IntegrityKind::Sha256] {
+            let whole = key.sign(kind, [b"abcdef", b"", b""]);
+            let parts = key.sign(kind, [b"ab", b"cde", b"f"]);
+            assert_eq!(whole.as_ref(), parts.as_ref());
+        }
+    }
 }

@@ -48,8 +48,8 @@ impl<'a> MessageWriter<'a> {
         self.buffer.extend_from_slice(&len.to_be_bytes());
         self.buffer.extend_from_slice(value);
         let padding = value.len().next_multiple_of(4) - value.len();
-        self.buffer.extend_from_slice(&[0; 3][..padding]);
-        self.set_length(self.buffer.len() - self.start - HEADER_LEN);
+        self.buffer.resize(self.buffer.len() + padding, 0);
+        self.set_length(self.message().len() - HEADER_LEN);
         self
     }
 
@@ -57,7 +57,7 @@ impl<'a> MessageWriter<'a> {
     pub fn xor_address(&mut self, attribute: AttributeType, address: SocketAddr) -> &mut Self {
         let mut value = [0; 20];
         let len = write_xor_address(address, self.transaction_id, &mut value);
-        self.attribute(attribute, &value[..len])
+        self.attribute(attribute, value.get(..len).unwrap_or(&value))
     }
 
     /// Adds an attribute that is a number of 32 bits, such as LIFETIME.
@@ -78,15 +78,15 @@ impl<'a> MessageWriter<'a> {
             IntegrityKind::Sha1 => (AttributeType::MESSAGE_INTEGRITY, 20),
             IntegrityKind::Sha256 => (AttributeType::MESSAGE_INTEGRITY_SHA256, 32),
         };
-        self.set_length(self.buffer.len() - self.start - HEADER_LEN + 4 + len);
-        let tag = key.sign(kind, [&self.buffer[self.start..], &[], &[]]);
+        self.set_length(self.message().len() - HEADER_LEN + 4 + len);
+        let tag = key.sign(kind, [self.message(), &[], &[]]);
         self.attribute(attribute, tag.as_ref())
     }
 
     /// Adds FINGERPRINT, after which nothing may come.
     pub fn fingerprint(&mut self) -> &mut Self {
-        self.set_length(self.buffer.len() - self.start - HEADER_LEN + 8);
-        let value = fingerprint([&self.buffer[self.start..], &[], &[]]);
+        self.set_length(self.message().len() - HEADER_LEN + 8);
+        let value = fingerprint([self.message(), &[], &[]]);
         self.number(AttributeType::FINGERPRINT, value)
     }
 
@@ -96,8 +96,73 @@ impl<'a> MessageWriter<'a> {
         self.start..self.buffer.len()
     }
 
+    /// As far as it is written.
+    fn message(&self) -> &[u8] {
+        self.buffer.get(self.start..).unwrap_or_default()
+    }
+
     fn set_length(&mut self, length: usize) {
         let length = u16::try_from(length).expect("a message of the relay's own fits");
-        self.buffer[self.start + 2..self.start + 4].copy_from_slice(&length.to_be_bytes());
+        if let Some(field) = self.buffer.get_mut(self.start + 2..self.start + 4) {
+            field.copy_from_slice(&length.to_be_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_is_true_after_each_attribute() {
+        let mut buffer = vec![0xAA; 5];
+        let id = TransactionId([7; 12]);
+        let mut writer = MessageWriter::new(&mut buffer, Class::Request, Method::Binding, id);
+        for len in 0..9 {
+            writer.attribute(AttributeType::DATA, &vec![1; len]);
+            let message = writer.message();
+            let length = usize::from(u16::from_be_bytes([message[2], message[3]]));
+            assert_eq!(length, message.len() - HEADER_LEN);
+            assert_eq!(length % 4, 0);
+        }
+        assert_eq!(writer.range(), 5..buffer.len());
+    }
+
+    #[test]
+    fn padding_is_zeros() {
+        let mut buffer = Vec::new();
+        let id = TransactionId([7; 12]);
+        MessageWriter::new(&mut buffer, Class::Request, Method::Binding, id)
+            .attribute(AttributeType::SOFTWARE, &[0xFF; 5]);
+        assert_eq!(
+            buffer[20..],
+            [0x80, 0x22, 0, 5, 255, 255, 255, 255, 255, 0, 0, 0]
+        );
+    }
+
+    #[test]
+    fn an_error_code_has_its_class_and_number_and_no_reason() {
+        for (code, class, number) in [
+            (300, 3, 0),
+            (401, 4, 1),
+            (438, 4, 38),
+            (508, 5, 8),
+            (699, 6, 99),
+        ] {
+            let mut buffer = Vec::new();
+            let id = TransactionId([7; 12]);
+            MessageWriter::new(&mut buffer, Class::Error, Method::Binding, id).error_code(code);
+            assert_eq!(buffer[20..], [0, 9, 0, 4, 0, 0, class, number]);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "fits")]
+    fn a_message_of_the_relays_own_is_never_too_long() {
+        let mut buffer = Vec::new();
+        let id = TransactionId([7; 12]);
+        MessageWriter::new(&mut buffer, Class::Error, Method::Binding, id)
+            .attribute(AttributeType::DATA, &vec![0; 40_000])
+            .attribute(AttributeType::DATA, &vec![0; 40_000]);
     }
 }

@@ -469,8 +469,8 @@ fn relay_addresses_and_ports() {
 
 #[test]
 fn peers_that_are_everybody() {
-    const EVERYBODY: &str = "allows every address of IPv4 or of IPv6, those inside this host and its networks \
-                             among them. Name the networks that are meant; whoever does mean everything writes \
+    const EVERYBODY: &str = "allows, taken together, every address of IPv4 or of IPv6, those inside this host and its \
+                             networks among them. Name the networks that are meant; whoever does mean everything writes \
                              both \"0.0.0.0/0\" and \"::/0\"";
     let fixture = Fixture::new();
     for allow in [
@@ -531,6 +531,11 @@ fn peers() {
                 "{allow: 169.254.0.0/16}",
                 "f.yaml:4: peers.allow: 169.254.0.0/16 lets clients reach link-local addresses, where clouds \
                  have their metadata services with this host's credentials",
+            ),
+            (
+                "{allow: '64:ff9b::/96'}",
+                "f.yaml:4: peers.allow: 64:ff9b::/96 lets clients reach IPv4 addresses through NAT64, private \
+                 ones among them",
             ),
             (
                 "{allow: ['::1', fd00::/8]}",
@@ -624,11 +629,11 @@ fn numbers_and_durations() {
             ),
             (
                 "workers: 0",
-                "f.yaml:4: workers: found the number 0, expected `auto`, or a whole number from 1 to 256",
+                "f.yaml:4: workers: found the number 0, expected `auto`, or a whole number from 1 to 255",
             ),
             (
                 "workers: all",
-                "f.yaml:4: workers: found \"all\", expected `auto`, or a whole number from 1 to 256",
+                "f.yaml:4: workers: found \"all\", expected `auto`, or a whole number from 1 to 255",
             ),
             (
                 "log: {level: loud}",

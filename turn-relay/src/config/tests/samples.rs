@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
+use shared::secret::Secret;
+
 use super::{Fixture, LEAST};
 
 fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
@@ -26,7 +28,7 @@ fn realm_secret_and_certificate_are_enough() {
     assert_eq!(config.listen.tls, addresses(&["0.0.0.0:5349", "[::]:5349"]));
     assert_eq!(config.http_listen, addresses(&["127.0.0.1:3480"]));
     assert_eq!(config.relay.ports, 49_152..=65_535);
-    assert_eq!(config.drain_timeout, Duration::from_hours(1));
+    assert_eq!(config.drain_timeout, Duration::from_secs(30));
     assert_eq!(
         config.credentials.uris,
         [
@@ -64,11 +66,7 @@ fn secrets_are_those_of_the_list_and_then_those_of_the_file() {
     );
     let config =
         fixture.config("realm: r\nsecrets: [list-secret-number-1]\nsecrets_file: DIR/secrets\n");
-    let secrets: Vec<_> = config
-        .secrets
-        .iter()
-        .map(|secret| secret.expose())
-        .collect();
+    let secrets: Vec<_> = config.secrets.iter().map(Secret::expose).collect();
     assert_eq!(
         secrets,
         [
