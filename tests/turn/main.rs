@@ -20,6 +20,8 @@ mod calls;
 mod client;
 mod command;
 mod eyes;
+#[cfg(target_os = "linux")]
+mod namespaces;
 mod peers;
 mod relay;
 mod reload;

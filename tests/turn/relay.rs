@@ -16,6 +16,8 @@ use serde_json::{Map, Value, json};
 use stand_ins::Authority;
 use tempfile::TempDir;
 
+#[cfg(target_os = "linux")]
+use crate::namespaces::network::Namespace;
 use crate::{
     client::{Client, REALM, SECRET},
     time::{PATIENCE, eventually, now},
@@ -29,6 +31,24 @@ pub(crate) struct Setup {
     config: Value,
     environment: Vec<(String, String)>,
     before: String,
+    place: Place,
+}
+
+/// Where processes are started and connections made.
+#[derive(Clone, Debug, Default)]
+struct Place {
+    #[cfg(target_os = "linux")]
+    namespace: Option<Namespace>,
+}
+
+impl Place {
+    fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        #[cfg(target_os = "linux")]
+        if let Some(namespace) = &self.namespace {
+            return namespace.inside(act);
+        }
+        act()
+    }
 }
 
 /// A running relay. Dropped: killed.
@@ -38,6 +58,7 @@ pub(crate) struct Relay {
     config: Value,
     folder: TempDir,
     authority: Authority,
+    place: Place,
     /// Where it listens, in the order of the configuration.
     pub(crate) udp: Vec<SocketAddr>,
     pub(crate) tcp: Vec<SocketAddr>,
@@ -67,6 +88,7 @@ impl Setup {
             config,
             environment: Vec::new(),
             before: String::new(),
+            place: Place::default(),
         }
     }
 
@@ -87,6 +109,13 @@ impl Setup {
     /// Has the shell do this before it starts the relay.
     pub(crate) fn after(mut self, command: &str) -> Self {
         self.before = format!("{command} && ");
+        self
+    }
+
+    /// Is on a host of its own.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn within(mut self, namespace: &Namespace) -> Self {
+        self.place.namespace = Some(namespace.clone());
         self
     }
 
@@ -115,7 +144,8 @@ impl Setup {
         let path = self.folder.path().join(FILE);
         // JSON is YAML
         fs::write(&path, self.config.to_string()).unwrap();
-        let mut child = Command::new("sh")
+        let mut command = Command::new("sh");
+        command
             .args(["-c", &format!(r#"{}exec "$0" "$@""#, self.before)])
             .arg(env!("CARGO_BIN_EXE_nocturne"))
             .args(["turn", "--config"])
@@ -125,9 +155,8 @@ impl Setup {
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::piped());
+        let mut child = self.place.inside(|| command.spawn()).unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let written = Arc::clone(&log);
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -144,6 +173,7 @@ impl Setup {
             config: self.config,
             folder: self.folder,
             authority: self.authority,
+            place: self.place,
             udp: Vec::new(),
             tcp: Vec::new(),
             http: SocketAddr::from(([0; 4], 0)),
@@ -202,7 +232,8 @@ impl Relay {
 
     /// Asks the HTTP server; none if it does not answer.
     pub(crate) fn try_get(&self, path: &str) -> Option<(u16, String)> {
-        get(TcpStream::connect(self.http).ok()?, path)
+        let connected = self.place.inside(|| TcpStream::connect(self.http));
+        get(connected.ok()?, path)
     }
 
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
