@@ -13,7 +13,8 @@ use std::{
 
 use rustls::ClientConfig;
 use serde_json::{Map, Value, json};
-use stand_ins::Authority;
+use shared::clock::Clock;
+use stand_ins::{Authority, Identity};
 use tempfile::TempDir;
 
 #[cfg(target_os = "linux")]
@@ -98,6 +99,14 @@ impl Setup {
         let file = |name| self.folder.path().join(name);
         let tls = json!({"certificate": file(CERTIFICATE), "key": file(KEY)});
         self.config = merged(&self.config, &json!({"tls": tls}));
+        self
+    }
+
+    /// Has one instead that ran out an hour ago.
+    pub(crate) fn with_expired_certificate(self) -> Self {
+        let ago = Clock::system().wall() - Duration::from_hours(1);
+        let identity = self.authority.client_identity("turn", ago).unwrap();
+        write_identity(self.folder.path(), &identity);
         self
     }
 
@@ -205,6 +214,11 @@ impl Relay {
     /// TLS for clients that offer these protocols, and trust who signed the relay's certificate.
     pub(crate) fn tls_config(&self, alpn: &[&[u8]]) -> Arc<ClientConfig> {
         self.authority.client_config(alpn).unwrap()
+    }
+
+    /// Who signed the relay's certificate, as PEM.
+    pub(crate) fn authority(&self) -> &str {
+        self.authority.pem()
     }
 
     /// Whether it listens everywhere and answers; takes down where.
@@ -376,6 +390,13 @@ impl Relay {
         Duration::from_millis(10 * ticks)
     }
 
+    /// How many file descriptors it has.
+    pub(crate) fn open_files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id()))
+            .unwrap()
+            .count()
+    }
+
     fn proc(&self, file: &str) -> String {
         fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap()
     }
@@ -403,7 +424,10 @@ pub(crate) const KEY: &str = "key.pem";
 
 /// Writes a new certificate and its key, each in one step.
 fn write_certificate(folder: &Path, authority: &Authority, names: &[&str]) {
-    let identity = authority.server_identity(names).unwrap();
+    write_identity(folder, &authority.server_identity(names).unwrap());
+}
+
+fn write_identity(folder: &Path, identity: &Identity) {
     let write = |name: &str, text: &str| {
         let new: PathBuf = folder.join("new");
         stand_ins::write_secret(&new, text).unwrap();
