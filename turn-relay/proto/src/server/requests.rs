@@ -46,6 +46,7 @@ impl<R: Random> Server<R> {
         {
             return succeed_refresh(request, &authentic, 0, effects);
         }
+        self.end_if_expired(client, now.time, effects);
         let slot = self.slot_by_client.get(&client).copied();
         let owner = slot
             .and_then(|slot| self.allocations.get(slot))

@@ -2,7 +2,7 @@
 //! effect, whatever the test is about.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -169,7 +169,8 @@ pub(crate) struct World {
     /// How the next sockets turn out; those after them are opened.
     pub(crate) failures: VecDeque<Option<RelayFailure>>,
     sockets: BTreeMap<(usize, u32, u32, u8), (RelayId, Socket)>,
-    seen: HashSet<(usize, RelayId)>,
+    /// The last generation of each place and family.
+    generations: HashMap<(usize, u32, u8), u32>,
     connections: HashMap<ConnectionId, RelayId>,
     next_link: u64,
     next_port: u16,
@@ -268,7 +269,7 @@ impl World {
             },
             failures: VecDeque::new(),
             sockets: BTreeMap::new(),
-            seen: HashSet::new(),
+            generations: HashMap::new(),
             connections: HashMap::new(),
             next_link: 1000,
             next_port: 1024,
@@ -670,8 +671,10 @@ impl World {
                 advertised: SocketAddr::new(configured.advertised, address.port()),
                 kind,
             };
+            let place = (server, relay.slot, relay.family.number());
+            let last = self.generations.insert(place, relay.generation);
             assert!(
-                self.seen.insert((server, relay)),
+                last.is_none_or(|last| last < relay.generation),
                 "no socket has the name of another one, also if that is closed"
             );
             self.sockets.insert(key(server, relay), (relay, socket));
