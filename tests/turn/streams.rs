@@ -220,7 +220,8 @@ fn what_is_neither_stun_nor_channel_data_ends_the_connection() {
 #[test]
 fn an_allocation_ends_with_its_connection() {
     let relay = relay_with_tls(&json!({}));
-    for mut client in [relay.tcp_client(), relay.tls_client()] {
+    for connect in [Relay::tcp_client, Relay::tls_client] {
+        let mut client = connect(&relay);
         client.allocate();
         assert_eq!(relay.allocations(), 1);
         client.wire.close();

@@ -52,11 +52,21 @@ fn try_connect(client: &mut Client, to: SocketAddr) -> Result<Vec<u8>, u16> {
 
 /// The client's data connection for a connection with a peer.
 fn data_connection(relay: &Relay, control: &Client, id: &[u8]) -> TcpStream {
+    data_connection_with(relay, control, id, b"")
+}
+
+/// As [`data_connection`], for a peer that has sent something already.
+fn data_connection_with(relay: &Relay, control: &Client, id: &[u8], sent: &[u8]) -> TcpStream {
     let mut client = Client::with(wire::tcp(relay.tcp[0]), control.credentials.clone());
     let answer = client.ask(CONNECTION_BIND, &[connection_id(id)]);
     assert_eq!(answer.code(), None);
-    let stream = client.wire.into_tcp();
+    let (mut stream, mut received) = client.wire.into_tcp();
     patient(&stream);
+    // the answer and what stands behind it may have come together
+    let begun = received.len();
+    received.resize(sent.len().max(begun), 0);
+    stream.read_exact(&mut received[begun..]).unwrap();
+    assert_eq!(received, sent);
     stream
 }
 
@@ -109,16 +119,14 @@ fn a_client_connects_to_a_peer() {
         assert_eq!(at_peer.peer_addr().unwrap(), relayed);
         // what the peer says first waits
         (&at_peer).write_all(b"220 welcome").unwrap();
-        let data = data_connection(&relay, &control, &id);
-        let mut greeting = [0; 11];
-        (&data).read_exact(&mut greeting).unwrap();
-        assert_eq!(&greeting, b"220 welcome");
+        let data = data_connection_with(&relay, &control, &id, b"220 welcome");
         assert_talks(&data, &at_peer);
         assert_eq!(control.refresh(600), Ok(600));
         // both ends go together
         drop(data);
         assert_closed(&at_peer);
         // and the other way
+        let listener = self::listener();
         let id = try_connect(&mut control, listener.local_addr().unwrap()).unwrap();
         let at_peer = accept(&listener);
         let data = data_connection(&relay, &control, &id);
@@ -155,10 +163,7 @@ fn a_peer_with_permission_connects_to_a_client() {
     let source = attempt.xor(XOR_PEER_ADDRESS);
     assert_eq!(source, Some(at_peer.local_addr().unwrap()));
     let id = attempt.value(CONNECTION_ID).unwrap();
-    let data = data_connection(&relay, &control, &id);
-    let mut hello = [0; 5];
-    (&data).read_exact(&mut hello).unwrap();
-    assert_eq!(&hello, b"hello");
+    let data = data_connection_with(&relay, &control, &id, b"hello");
     assert_talks(&data, &at_peer);
     if let Ok(stream) = from(Ipv4Addr::new(127, 0, 0, 22)) {
         assert_closed(&stream);
@@ -201,15 +206,16 @@ fn the_policy_is_asked_here_too() {
     assert_eq!(inside.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
     assert!(relay.metric("denials_total", "connect") >= 5);
 
-    // what is connected when it is denied is not relayed any more
-    let listener = TcpListener::bind("127.0.0.2:0").unwrap();
+    // a reload denies what was allowed
+    let listen = || TcpListener::bind("127.0.0.2:0").unwrap();
+    let (listener, other) = (listen(), listen());
     let id = try_connect(&mut control, listener.local_addr().unwrap()).unwrap();
     let at_peer = accept(&listener);
     let data = data_connection(&relay, &control, &id);
     assert_talks(&data, &at_peer);
     relay.reload(&json!({"peers": {"allow": ["127.0.0.9/32"]}}));
     assert_eq!(
-        try_connect(&mut control, listener.local_addr().unwrap()),
+        try_connect(&mut control, other.local_addr().unwrap()),
         Err(403)
     );
 }
@@ -320,6 +326,7 @@ fn a_connection_that_nobody_binds_is_given_up() {
     let answer = late.ask(CONNECTION_BIND, &[connection_id(&id)]);
     assert_eq!(answer.code(), Some(400));
     // and the allocation is as good as before
+    let listener = self::listener();
     try_connect(&mut control, listener.local_addr().unwrap()).unwrap();
 }
 

@@ -135,13 +135,12 @@ impl Wire {
         .unwrap()
     }
 
-    /// The connection in clear: what is behind a ConnectionBind request, RFC 6062 §4.4. Nothing else may have come.
-    pub(crate) fn into_tcp(self) -> TcpStream {
-        let Self::Tcp(framed) = self else {
-            panic!("not a TCP connection");
-        };
-        assert_eq!(framed.unread, b"", "came before it was asked for");
-        framed.stream
+    /// The connection in clear, as it is behind a ConnectionBind request (RFC 6062 §4.4), and what came of it already.
+    pub(crate) fn into_tcp(self) -> (TcpStream, Vec<u8>) {
+        match self {
+            Self::Tcp(framed) => (framed.stream, framed.unread),
+            Self::Udp(_) | Self::Tls(_) => panic!("not a TCP connection"),
+        }
     }
 
     /// Ends a stream, in both directions.
