@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::{
     client::{Client, Relayed},
-    relay::Relay,
+    relay::{Relay, Setup},
 };
 
 /// How many clients: enough for the system to give both threads some.
@@ -49,6 +49,38 @@ fn clients_over_udp_call_each_other() {
     let relay = Relay::start(&json!({}));
     let clients = (0..CLIENTS).map(|_| relay.udp_client()).collect();
     talk_in_a_ring(&relay, clients);
+}
+
+#[test]
+fn clients_over_udp_tcp_and_tls_call_each_other() {
+    let relay = Setup::new(&json!({})).with_tls(&[]).start();
+    let (udp, tcp, tls) = (Relay::udp_client, Relay::tcp_client, Relay::tls_client);
+    // each way between each two
+    let kinds: [fn(&Relay) -> Client; 9] = [udp, tcp, tls, udp, udp, tls, tls, tcp, tcp];
+    let clients = kinds.iter().cycle().take(2 * kinds.len());
+    talk_in_a_ring(&relay, clients.map(|connect| connect(&relay)).collect());
+}
+
+#[test]
+fn a_burst_between_two_streams_arrives_in_order() {
+    let relay = Setup::new(&json!({"quotas": {"tcp_buffer": "4MiB"}}))
+        .with_tls(&[])
+        .start();
+    // whichever threads they are on
+    for _ in 0..8 {
+        let (mut one, mut other) = (relay.tcp_client(), relay.tls_client());
+        let (at_one, at_other) = (one.allocate(), other.allocate());
+        assert_eq!(one.bind(0x4000, at_other), None);
+        assert_eq!(other.bind(0x4001, at_one), None);
+        for number in 0..1000_u16 {
+            one.send_on(0x4000, &number.to_be_bytes().repeat(100));
+        }
+        for number in 0..1000_u16 {
+            let expected = Relayed::On(0x4001, number.to_be_bytes().repeat(100));
+            assert_eq!(other.relayed(), expected);
+        }
+    }
+    assert_eq!(relay.metric("drops_total", ""), 0);
 }
 
 #[test]

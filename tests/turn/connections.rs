@@ -17,18 +17,8 @@ use crate::{
     wire::{self, Received, Wire},
 };
 
-/// A connection from a local address of the test's choice.
 fn connect_from(local: impl Into<IpAddr>, relay: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket
-        .bind(&SocketAddr::new(local.into(), 0).into())
-        .unwrap();
-    socket.connect_timeout(&relay.into(), PATIENCE).unwrap();
-    let stream: TcpStream = socket.into();
-    stream.set_nodelay(true).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    stream
+    wire::connect_from(local.into(), relay)
 }
 
 /// That the relay closes the connection, and says nothing before.

@@ -6,12 +6,11 @@ use std::{
 };
 
 use serde_json::json;
-use socket2::{Domain, Socket, Type};
 
 use crate::{
     client::{BINDING, Client, XOR_MAPPED_ADDRESS},
     relay::{Relay, Setup},
-    time::{PATIENCE, eventually},
+    time::eventually,
     wire,
 };
 
@@ -29,16 +28,7 @@ fn relay() -> Relay {
 
 /// A connection from there that has said so much.
 fn connection(from: impl Into<IpAddr>, relay: &Relay, said: &[u8]) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket
-        .bind(&SocketAddr::new(from.into(), 0).into())
-        .unwrap();
-    socket
-        .connect_timeout(&relay.tcp[0].into(), PATIENCE)
-        .unwrap();
-    let mut stream: TcpStream = socket.into();
-    stream.set_nodelay(true).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = wire::connect_from(from.into(), relay.tcp[0]);
     stream.write_all(said).unwrap();
     stream
 }

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -22,7 +22,7 @@ use crate::namespaces::network::Namespace;
 use crate::{
     client::{Client, REALM, SECRET},
     time::{PATIENCE, eventually, now},
-    wire,
+    wire::{self, Wire},
 };
 
 /// A relay that is to be started.
@@ -209,6 +209,22 @@ impl Relay {
     /// A client over TLS.
     pub(crate) fn tls_client(&self) -> Client {
         Client::new(wire::tls(self.tcp[0], &self.tls_config(&[])))
+    }
+
+    /// A UDP socket of a client at that address.
+    pub(crate) fn udp_wire_from(&self, local: IpAddr) -> Wire {
+        wire::udp_from(local, self.udp[0])
+    }
+
+    /// A TCP connection of a client at that address.
+    pub(crate) fn tcp_wire_from(&self, local: IpAddr) -> Wire {
+        wire::tcp_on(wire::connect_from(local, self.tcp[0]))
+    }
+
+    /// A TLS connection of a client at that address.
+    pub(crate) fn tls_wire_from(&self, local: IpAddr) -> Wire {
+        let stream = wire::connect_from(local, self.tcp[0]);
+        wire::try_tls(stream, &self.tls_config(&[])).unwrap()
     }
 
     /// TLS for clients that offer these protocols, and trust who signed the relay's certificate.

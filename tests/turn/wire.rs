@@ -8,6 +8,7 @@ use std::{
 };
 
 use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
+use socket2::{Domain, Socket, Type};
 
 use crate::time::{PATIENCE, now};
 
@@ -79,7 +80,18 @@ pub(crate) fn try_tls(mut stream: TcpStream, config: &Arc<ClientConfig>) -> io::
 
 /// A TCP connection that waits for nothing for ever.
 pub(crate) fn connect(relay: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&relay, PATIENCE).unwrap();
+    patient(TcpStream::connect_timeout(&relay, PATIENCE).unwrap())
+}
+
+/// As [`connect`], from a local address of the test's choice.
+pub(crate) fn connect_from(local: IpAddr, relay: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(relay), Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(local, 0).into()).unwrap();
+    socket.connect_timeout(&relay.into(), PATIENCE).unwrap();
+    patient(socket.into())
+}
+
+fn patient(stream: TcpStream) -> TcpStream {
     stream.set_nodelay(true).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
