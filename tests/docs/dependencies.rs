@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use crate::read;
 
-const MANIFESTS: [&str; 8] = [
+const MANIFESTS: [&str; 9] = [
     "Cargo.toml",
     "bench/Cargo.toml",
+    "bench/credentials/Cargo.toml",
     "push-gateway/Cargo.toml",
     "shared/Cargo.toml",
     "shared/address-policy/Cargo.toml",
