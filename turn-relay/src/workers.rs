@@ -114,6 +114,11 @@ impl Workers {
         random: Random,
     ) -> Result<Self, String> {
         let workers = settings.workers.clamp(1, MAX_WORKERS);
+        if let Some(address) = settings.dtls.first() {
+            return Err(format!(
+                "cannot listen on {address}: no DTLS is spoken here"
+            ));
+        }
         let listeners = Listeners::open(&settings, workers)?;
         let mut polls = Vec::with_capacity(workers);
         let mut colleagues = Vec::with_capacity(workers);

@@ -29,7 +29,7 @@ pub(crate) trait Wire {
 
 impl Wire for UdpSocket {
     fn send(&mut self, message: &[u8]) {
-        UdpSocket::send(self, message).expect("the relay is there");
+        Self::send(self, message).expect("the relay is there");
     }
 
     fn receive(&mut self) -> Option<Vec<u8>> {
