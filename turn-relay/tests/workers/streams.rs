@@ -98,7 +98,7 @@ fn relays_both_ways<W: Wire>(client: &mut Client<W>) {
     let peer = peer();
     let channel = client.bind(0x4000, peer.local_addr().expect("bound"));
     let mut buffer = vec![0; 65_536];
-    let payloads: Vec<Vec<u8>> = [1, 2, 3, 4, 0, 1_000, 9_000, 65_000, 7]
+    let payloads: Vec<Vec<u8>> = [1_usize, 2, 3, 4, 0, 1_000, 9_000, 65_000, 7]
         .iter()
         .map(|len| vec![len.to_le_bytes()[0]; *len])
         .collect();
