@@ -333,3 +333,51 @@ pub struct Connections {
     /// Encrypted.
     pub tls: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn thread(work: impl FnOnce() + Send + 'static) -> (Thread, Colleague) {
+        let (_, waker) = poll().expect("possible");
+        let (commands, _) = mpsc::channel();
+        let thread = Thread {
+            handle: Some(thread::spawn(work)),
+            pulse: Arc::default(),
+            asked: AtomicU64::new(0),
+        };
+        let mailbox = Mailbox::new(waker);
+        (thread, Colleague { mailbox, commands })
+    }
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_thread_that_panicked_is_dead() {
+        let (thread, colleague) = thread(|| std::panic::resume_unwind(Box::new("for a test")));
+        while !thread.handle.as_ref().is_some_and(JoinHandle::is_finished) {
+            thread::yield_now();
+        }
+        assert!(!thread.is_alive(SECOND, &colleague));
+    }
+
+    #[test]
+    fn a_thread_that_does_not_answer_is_dead_after_a_while() {
+        let (wake, sleep) = mpsc::channel::<()>();
+        let (thread, colleague) = thread(move || {
+            let _ = sleep.recv();
+        });
+        // this asks for the first time
+        assert!(thread.is_alive(100 * SECOND, &colleague));
+        assert!(thread.is_alive(105 * SECOND, &colleague));
+        assert!(!thread.is_alive(111 * SECOND, &colleague));
+        // it went through its loop after all
+        thread.pulse.beat.store(112 * SECOND, Ordering::Release);
+        assert!(thread.is_alive(113 * SECOND, &colleague));
+        thread.pulse.beat.store(114 * SECOND, Ordering::Release);
+        // it slept, since nobody asked
+        assert!(thread.is_alive(200 * SECOND, &colleague));
+        assert!(!thread.is_alive(300 * SECOND, &colleague));
+        drop(wake);
+    }
+}

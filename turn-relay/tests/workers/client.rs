@@ -111,6 +111,16 @@ impl<W: Wire> Client<W> {
         method: Method,
         attributes: &dyn Fn(&mut MessageWriter<'_>),
     ) -> Answer {
+        self.try_to_ask(method, attributes)
+            .expect("the relay takes the credentials")
+    }
+
+    /// As [`Self::ask`]; `None` if the relay does not take the credentials.
+    pub(crate) fn try_to_ask(
+        &mut self,
+        method: Method,
+        attributes: &dyn Fn(&mut MessageWriter<'_>),
+    ) -> Option<Answer> {
         for _ in 0..2 {
             let request = self.request(method, attributes);
             self.wire.send(&request);
@@ -118,10 +128,10 @@ impl<W: Wire> Client<W> {
             let message = answer.message();
             match message.value(AttributeType::NONCE) {
                 Some(nonce) if message.class() == Class::Error => self.nonce = nonce.to_vec(),
-                _ => return answer,
+                _ => return Some(answer),
             }
         }
-        panic!("the relay does not take the credentials");
+        None
     }
 
     /// The next message that is an answer.

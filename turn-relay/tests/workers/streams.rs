@@ -174,6 +174,23 @@ fn tls_and_plain_share_every_port() {
 }
 
 #[test]
+fn a_new_certificate_is_for_new_connections() {
+    let (settings, trust) = tls_settings();
+    let (other, other_trust) = tls_settings();
+    let current = settings.tls_config.clone().expect("with TLS");
+    let relay = start(settings, reloadable());
+    let mut old = tls_client(tls_address(&relay), &trust);
+    old.allocate();
+    current.store(other.tls_config.expect("with TLS").load_full());
+    let mut new = tls_client(tls_address(&relay), &other_trust);
+    new.allocate();
+    assert_eq!(
+        old.ask(Method::Refresh, &|_| {}).message().class(),
+        Class::Success
+    );
+}
+
+#[test]
 fn a_request_may_come_byte_by_byte() {
     let (settings, trust) = tls_settings();
     let relay = start(settings, reloadable());
