@@ -217,7 +217,7 @@ fn a_receiver_whose_allocation_has_ended_gets_nothing() {
         for how in 0..4 {
             let mut world = World::two();
             let transports = [Transport::Udp, Transport::Tcp];
-            let [(mut alice, _), (mut bob, at_bob)] = pair(&mut world, servers, transports);
+            let [(mut alice, at_alice), (mut bob, at_bob)] = pair(&mut world, servers, transports);
             match how {
                 0 => {
                     bob.refresh(&mut world, 0).success();
@@ -226,12 +226,16 @@ fn a_receiver_whose_allocation_has_ended_gets_nothing() {
                     world.client_closed(bob.server, bob.five_tuple);
                 }
                 2 | 3 => {
+                    // the permissions of both live on
                     alice.refresh(&mut world, 3600).success();
-                    world.pass(Duration::from_secs(600));
+                    world.pass(Duration::from_secs(590));
+                    alice.permit(&mut world, at_bob);
+                    bob.permit(&mut world, at_alice);
+                    assert_eq!(alice.send(&mut world, at_bob, b"hello").to_clients.len(), 1);
+                    world.pass(Duration::from_secs(10));
                     if how == 3 {
                         world.tick();
                     }
-                    alice.permit(&mut world, at_bob);
                 }
                 _ => unreachable!(),
             }
