@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::read;
 
-const MANIFESTS: [&str; 9] = [
+const MANIFESTS: [&str; 10] = [
     "Cargo.toml",
     "bench/Cargo.toml",
     "bench/credentials/Cargo.toml",
@@ -12,6 +12,7 @@ const MANIFESTS: [&str; 9] = [
     "shared/Cargo.toml",
     "shared/address-policy/Cargo.toml",
     "stand-ins/Cargo.toml",
+    "tests/interop/Cargo.toml",
     "turn-relay/Cargo.toml",
     "turn-relay/proto/Cargo.toml",
 ];

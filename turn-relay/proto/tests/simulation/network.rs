@@ -210,7 +210,7 @@ impl Network {
                 let server = self.participants[participant].client.server;
                 self.world.rooms.head = self.random.below(60);
                 self.world.rooms.tail = self.random.below(5);
-                let outcome = self.world.from_client(server, from, &bytes);
+                let outcome = self.world.client_says(server, from, &bytes);
                 self.spread(outcome);
             }
             Event::ToClient { to, message } => {
@@ -261,7 +261,7 @@ impl Network {
             } => {
                 // the socket may be closed by now
                 if self.world.relay(relayed).is_some() && relayed.is_ipv4() == peer.is_ipv4() {
-                    let outcome = self.world.from_peer(relayed, peer, &payload);
+                    let outcome = self.world.peer_says(relayed, peer, &payload);
                     self.spread(outcome);
                 }
             }

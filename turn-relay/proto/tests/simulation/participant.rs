@@ -214,7 +214,11 @@ impl Participant {
             // it may have been carried out; another address is sure to be free
             Wish::Allocate | Wish::Challenge => self.move_away(world),
             Wish::Delete => self.state = State::Gone,
-            _ => self.wishes.push_front(wish),
+            Wish::Binding
+            | Wish::Permit
+            | Wish::BindPeer
+            | Wish::BindPartner(_)
+            | Wish::Refresh => self.wishes.push_front(wish),
         }
     }
 
