@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use crate::read;
 
-const MANIFESTS: [&str; 6] = [
+const MANIFESTS: [&str; 7] = [
     "Cargo.toml",
     "bench/Cargo.toml",
+    "bench/turn/Cargo.toml",
     "push-gateway/Cargo.toml",
     "shared/Cargo.toml",
     "stand-ins/Cargo.toml",
@@ -41,6 +42,7 @@ fn every_manifest_takes_its_dependencies_from_the_workspace() {
             "[dependencies]",
             "[dev-dependencies]",
             "[build-dependencies]",
+            "[target.'cfg(target_os = \"linux\")'.dependencies]",
         ] {
             for line in section(&manifest, heading) {
                 assert!(line.ends_with(".workspace = true"), "{path}: {line}");

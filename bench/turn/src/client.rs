@@ -1,10 +1,7 @@
 //! One TURN client: which requests it makes and what it learns from the answers, over whatever
 //! transport.
 
-use std::{
-    net::{Ipv4Addr, SocketAddrV4},
-    time::Duration,
-};
+use std::{net::SocketAddrV4, time::Duration};
 
 use anyhow::{Result, bail, ensure};
 use aws_lc_rs::hmac;
@@ -50,8 +47,6 @@ pub(crate) enum Ask {
     Allocate { lifetime: Duration },
     /// The allocation for longer; zero ends it.
     Refresh { lifetime: Duration },
-    /// That the peer's address may send.
-    Permit { peer: Ipv4Addr },
     /// A channel to the peer, which permits its address, too.
     Bind { channel: u16, peer: SocketAddrV4 },
 }
@@ -77,6 +72,16 @@ impl Credentials {
     }
 }
 
+impl Ask {
+    const fn method(self) -> Method {
+        match self {
+            Self::Allocate { .. } => Method::Allocate,
+            Self::Refresh { .. } => Method::Refresh,
+            Self::Bind { .. } => Method::ChannelBind,
+        }
+    }
+}
+
 impl Client {
     /// A client without an allocation.
     pub(crate) const fn new(address: SocketAddrV4, credentials: Credentials) -> Self {
@@ -92,15 +97,15 @@ impl Client {
     /// The request as it is sent. The first one of all has no credentials, since they need the server's
     /// realm and nonce.
     pub(crate) fn request(&self, ask: Ask, transaction: Transaction) -> Vec<u8> {
+        let request = Request::new(ask.method(), transaction);
         let request = match ask {
-            Ask::Allocate { lifetime } => Request::new(Method::Allocate, transaction)
+            Ask::Allocate { lifetime } => request
                 .with_number(Attribute::RequestedTransport, REQUESTED_UDP)
                 .with_number(Attribute::Lifetime, seconds(lifetime)),
-            Ask::Refresh { lifetime } => Request::new(Method::Refresh, transaction)
-                .with_number(Attribute::Lifetime, seconds(lifetime)),
-            Ask::Permit { peer } => Request::new(Method::CreatePermission, transaction)
-                .with_address(Attribute::XorPeerAddress, SocketAddrV4::new(peer, 0)),
-            Ask::Bind { channel, peer } => Request::new(Method::ChannelBind, transaction)
+            Ask::Refresh { lifetime } => {
+                request.with_number(Attribute::Lifetime, seconds(lifetime))
+            }
+            Ask::Bind { channel, peer } => request
                 .with_number(Attribute::ChannelNumber, u32::from(channel) << 16)
                 .with_address(Attribute::XorPeerAddress, peer),
         };
@@ -117,6 +122,11 @@ impl Client {
 
     /// Takes the answer to a request. An answer that no server may give is an error.
     pub(crate) fn take(&mut self, ask: Ask, answer: &Message<'_>) -> Result<Then> {
+        ensure!(
+            answer.method == ask.method() as u16,
+            "the server answered {ask:?} with method {:#05x}",
+            answer.method
+        );
         match answer.class {
             Class::Error => self.take_error(ask, answer),
             Class::Success => self.take_success(ask, answer).map(|()| Then::Done),
@@ -181,7 +191,7 @@ impl Client {
             }
             Ask::Refresh { lifetime } if lifetime.is_zero() => self.forget(),
             Ask::Refresh { .. } => self.take_lifetime(answer)?,
-            Ask::Permit { .. } | Ask::Bind { .. } => {}
+            Ask::Bind { .. } => {}
         }
         Ok(())
     }
@@ -213,6 +223,8 @@ fn seconds(duration: Duration) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     const ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4000);

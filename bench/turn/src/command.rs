@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use shared::{clock::Clock, environment::Environment, open_files};
 
@@ -15,8 +15,8 @@ use crate::{
     floor,
     measure::{Bench, Measurement, Plan},
     process::Cores,
-    relay::{Relays, Threads, Tls, is_there},
-    report, say,
+    relay::{Relays, Threads, Tls, What, is_there},
+    report, say, soak,
 };
 
 /// Allocations live so long, unless the soak says otherwise.
@@ -39,6 +39,9 @@ struct Arguments {
     /// Packets a second where CPU time is measured.
     #[arg(long, value_name = "PACKETS", default_value_t = 50_000)]
     rate: u32,
+    /// coturn alone, and the bare loop.
+    #[arg(long)]
+    without_nocturne: bool,
     #[command(flatten)]
     setting: Setting,
 }
@@ -49,9 +52,6 @@ struct Setting {
     /// The `nocturne` to measure, instead of the one that is built here.
     #[arg(long, value_name = "FILE", global = true)]
     relay: Option<PathBuf>,
-    /// coturn alone, and the bare loop.
-    #[arg(long, global = true)]
-    without_nocturne: bool,
     /// coturn's server.
     #[arg(long, value_name = "FILE", default_value = "turnserver", global = true)]
     coturn: PathBuf,
@@ -66,6 +66,10 @@ struct Setting {
 /// What else this program does.
 #[derive(Debug, Subcommand)]
 enum Role {
+    /// Let allocations come and go for 20 minutes, under floods, and say whether all is well
+    ///
+    /// Example: cargo run --release -p bench-turn -- soak --minutes 20
+    Soak(soak::Arguments),
     /// The bare loop.
     #[command(hide = true)]
     Floor(floor::Arguments),
@@ -76,6 +80,7 @@ pub(crate) fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match &arguments.role {
         Some(Role::Floor(floor)) => floor::serve(floor),
+        Some(Role::Soak(soak)) => soak_relay(soak, &arguments.setting),
         None => benchmark(&arguments),
     };
     match done {
@@ -88,7 +93,9 @@ pub(crate) fn run() -> ExitCode {
 }
 
 fn benchmark(arguments: &Arguments) -> Result<()> {
-    let relays = relays(&arguments.setting, LIFETIME)?;
+    let mut wanted = What::RELAYS.to_vec();
+    wanted.retain(|what| *what == What::Coturn || !arguments.without_nocturne);
+    let relays = relays(&arguments.setting, &wanted, LIFETIME)?;
     let milliseconds =
         |quick, thorough| Duration::from_millis(if arguments.quick { quick } else { thorough });
     let plan = Plan {
@@ -118,19 +125,27 @@ fn benchmark(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn relays(setting: &Setting, lifetime: Duration) -> Result<Relays> {
+fn soak_relay(arguments: &soak::Arguments, setting: &Setting) -> Result<()> {
+    let relays = relays(setting, &[arguments.what()], soak::LIFETIME)?;
+    let (report, well) = soak::run(&relays, arguments)?;
+    writeln!(io::stdout(), "{report}")?;
+    ensure!(well, "not all is well: see above");
+    Ok(())
+}
+
+fn relays(setting: &Setting, wanted: &[What], lifetime: Duration) -> Result<Relays> {
     if cfg!(debug_assertions) {
         say("built without --release: the figures say nothing about the real thing");
     }
     let _ = open_files::raise();
-    if !is_there(&setting.coturn) {
+    if wanted.contains(&What::Coturn) && !is_there(&setting.coturn) {
         bail!(
             "{} does not start: install the Debian package coturn, or name its server with --coturn FILE",
             setting.coturn.display()
         );
     }
     let nocturne = match &setting.relay {
-        _ if setting.without_nocturne => None,
+        _ if !wanted.contains(&What::Nocturne) => None,
         Some(relay) => Some(relay.clone()),
         None => Some(built_relay(&Environment::of_process())?),
     };

@@ -112,6 +112,18 @@ impl Crowd {
         self.clients.get_mut(who)
     }
 
+    /// Requests under way.
+    pub(crate) const fn under_way(&self) -> usize {
+        self.under_way
+    }
+
+    /// Sends a packet to the server from a client's address.
+    pub(crate) fn send_as(&self, who: usize, packet: &[u8]) -> Result<()> {
+        let client = self.clients.get(who).context("a client of this crowd")?;
+        self.wire.send(*client.address.ip(), self.server, packet)?;
+        Ok(())
+    }
+
     /// Makes a request; how it ends is told by [`Crowd::finished`].
     pub(crate) fn start(&mut self, who: usize, ask: Ask) -> Result<()> {
         self.send(who, ask, Patience::default())?;

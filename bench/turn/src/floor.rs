@@ -8,6 +8,8 @@ use std::net::{SocketAddr, UdpSocket};
 use anyhow::{Context as _, Result};
 use clap::Args;
 
+use crate::wire::enlarge_queues;
+
 /// The process of the floor.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -20,6 +22,7 @@ pub(crate) struct Arguments {
 /// Forwards until it is ended.
 pub(crate) fn serve(arguments: &Arguments) -> Result<()> {
     let socket = UdpSocket::bind(arguments.listen).context("listen")?;
+    enlarge_queues(&socket)?;
     let mut buffer = [0; 2048];
     loop {
         let (size, _) = socket.recv_from(&mut buffer)?;

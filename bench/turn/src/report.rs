@@ -119,10 +119,9 @@ impl Row {
         if samples.len() > 1 {
             let _ = write!(text, " ({low:.digits$}–{high:.digits$})");
         }
-        if crate::report::median(samples.iter().map(|sample| sample.loss))
-            .is_some_and(|loss| loss > LOSSY)
-        {
-            text.push_str(" †");
+        let loss = crate::report::median(samples.iter().map(|sample| sample.loss));
+        if let Some(loss) = loss.filter(|loss| *loss > LOSSY) {
+            let _ = write!(text, " †{:.1} %", loss * 100.0);
         }
         if samples.iter().any(|sample| sample.limited) {
             text.push_str(" ‡");
@@ -206,8 +205,8 @@ pub(crate) fn section(section: &Section) -> String {
 pub(crate) fn legend() -> String {
     format!(
         "Medians of the rounds, and the lowest and highest of them in parentheses; a ratio's parentheses are the ratios of \
-         the single rounds.\n\\*: disturbed: half of the rounds or more saw others use more than {DISTURBED} cores. †: more \
-         than {:.1} % of the packets were lost. ‡: the load generator was the limit.\n",
+         the single rounds.\n\\*: disturbed: half of the rounds or more saw others use more than {DISTURBED} cores. †: so \
+         many of the packets were lost, where it is more than {:.1} %. ‡: the load generator was the limit.\n",
         LOSSY * 100.0
     )
 }
@@ -328,6 +327,6 @@ mod tests {
             },
         );
         assert!(row.is_disturbed());
-        assert_eq!(row.cell(What::Floor), "1.0 † ‡");
+        assert_eq!(row.cell(What::Floor), "1.0 †1.0 % ‡");
     }
 }

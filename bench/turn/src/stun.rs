@@ -1,4 +1,4 @@
-//! STUN messages and ChannelData as a TURN client over IPv4 needs them.
+//! STUN messages and `ChannelData` as a TURN client over IPv4 needs them.
 //!
 //! Written from RFC 8489 and RFC 8656 a second time, without a look at the relay's own code: what one
 //! of the two misread shows. The long-term credentials are those that every server knows: an MD5 key
@@ -212,14 +212,14 @@ impl<'a> Message<'a> {
     }
 }
 
-/// The header of ChannelData (RFC 8656 §12.4).
+/// The header of `ChannelData` (RFC 8656 §12.4).
 pub(crate) fn channel_header(channel: u16, size: usize) -> [u8; CHANNEL_HEADER] {
     let [a, b] = channel.to_be_bytes();
     let [c, d] = length(size).to_be_bytes();
     [a, b, c, d]
 }
 
-/// Channel and data of ChannelData; none if it is not, or not whole.
+/// Channel and data of `ChannelData`; none if it is not, or not whole.
 pub(crate) fn channel_data(bytes: &[u8]) -> Option<(u16, &[u8])> {
     let channel = number(bytes, 0)?;
     let size = usize::from(number(bytes, 2)?);
@@ -229,10 +229,7 @@ pub(crate) fn channel_data(bytes: &[u8]) -> Option<(u16, &[u8])> {
         .then_some((channel, data))
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the upper half of the cookie"
-)]
+/// What ports are combined with.
 const COOKIE_HIGH: u16 = (MAGIC_COOKIE >> 16) as u16;
 
 /// RFC 8489 §5: the bits of the class stand among those of the method.

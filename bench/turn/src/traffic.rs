@@ -41,7 +41,7 @@ pub(crate) struct Flow {
 /// What is sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Offer {
-    /// Bytes of data in each packet, without the header of ChannelData.
+    /// Bytes of data in each packet, without the header of `ChannelData`.
     pub(crate) size: usize,
     /// Packets a second, all flows together.
     pub(crate) rate: f64,
@@ -130,6 +130,7 @@ pub(crate) fn run(
             quiet_since = clock.now();
         }
     }
+    while arrivals.read(receiver, clock)? > 0 {}
     ensure!(
         arrivals.wrong == 0,
         "{} packets arrived otherwise than they should: on another channel, or changed",
@@ -190,7 +191,7 @@ impl Schedule {
 struct Packets {
     run: u32,
     began: Instant,
-    /// Room for the header of ChannelData, and the data.
+    /// Room for the header of `ChannelData`, and the data.
     buffer: Vec<u8>,
 }
 
@@ -273,19 +274,21 @@ impl Arrivals<'_> {
 
 impl Stamp {
     fn to_bytes(self) -> [u8; STAMP] {
-        let mut bytes = [0; STAMP];
-        bytes[..4].copy_from_slice(&self.run.to_be_bytes());
-        bytes[4..8].copy_from_slice(&self.flow.to_be_bytes());
-        bytes[8..].copy_from_slice(&self.sent.to_be_bytes());
-        bytes
+        let number =
+            u128::from(self.run) << 96 | u128::from(self.flow) << 64 | u128::from(self.sent);
+        number.to_be_bytes()
     }
 
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "each takes its part of the number"
+    )]
     fn of_bytes(bytes: &[u8; STAMP]) -> Self {
-        let [a, b, c, d, e, f, g, h, sent @ ..] = *bytes;
+        let number = u128::from_be_bytes(*bytes);
         Self {
-            run: u32::from_be_bytes([a, b, c, d]),
-            flow: u32::from_be_bytes([e, f, g, h]),
-            sent: u64::from_be_bytes(sent),
+            run: (number >> 96) as u32,
+            flow: (number >> 64) as u32,
+            sent: number as u64,
         }
     }
 }

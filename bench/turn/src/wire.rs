@@ -10,6 +10,7 @@ use std::{
     io::{self, IoSlice, IoSliceMut},
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     os::fd::AsRawFd as _,
+    sync::atomic::{AtomicU16, Ordering},
 };
 
 use nix::{
@@ -24,7 +25,7 @@ use nix::{
 const BATCH: usize = 64;
 /// The longest packet that is read.
 const LONGEST: usize = 2048;
-/// Asked for; the system gives what `net.core.rmem_max` allows.
+/// Bytes of queue that are asked for; the system gives what `net.core.rmem_max` allows.
 const BUFFER: usize = 4 << 20;
 /// Where free ports are looked for: below the ports that systems hand out, and so below those that
 /// relays hand out.
@@ -41,11 +42,8 @@ pub(crate) struct Wire {
 impl Wire {
     /// A socket on a free port, the same for all addresses, of the loopback interface alone.
     pub(crate) fn open() -> io::Result<Self> {
-        let first = u16::try_from(std::process::id() % 5_000).unwrap_or(0);
-        let mut ports = PORTS.skip(usize::from(first));
         let (socket, port) = loop {
-            let port = ports
-                .next()
+            let port = next_port()
                 .ok_or_else(|| io::Error::other("no free UDP port from 20000 to 29999"))?;
             match UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)) {
                 Ok(socket) => break (socket, port),
@@ -54,8 +52,7 @@ impl Wire {
             }
         };
         setsockopt(&socket, sockopt::BindToDevice, &OsString::from("lo"))?;
-        setsockopt(&socket, sockopt::RcvBuf, &BUFFER)?;
-        setsockopt(&socket, sockopt::SndBuf, &BUFFER)?;
+        enlarge_queues(&socket)?;
         Ok(Self {
             socket,
             port,
@@ -130,4 +127,21 @@ impl Wire {
         while self.receive(|_| ())? > 0 {}
         Ok(())
     }
+}
+
+/// Long queues, so that it is not their length that is measured.
+pub(crate) fn enlarge_queues(socket: &UdpSocket) -> io::Result<()> {
+    setsockopt(socket, sockopt::RcvBuf, &BUFFER)?;
+    setsockopt(socket, sockopt::SndBuf, &BUFFER)?;
+    Ok(())
+}
+
+/// A port that no socket of this process has had yet: a relay may remember clients for a while.
+fn next_port() -> Option<u16> {
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    // two benchmarks at once do not begin with the same
+    let first = u16::try_from(std::process::id() % 100).unwrap_or(0) * 50;
+    let taken = TAKEN.fetch_add(1, Ordering::Relaxed);
+    let port = PORTS.start.checked_add(first)?.checked_add(taken)?;
+    PORTS.contains(&port).then_some(port)
 }

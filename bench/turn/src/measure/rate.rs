@@ -18,6 +18,8 @@ const SIZES: [usize; 2] = [160, 1200];
 const SLOWEST: f64 = 20_000.0;
 /// The search ends when it is as narrow as this.
 const PRECISION: f64 = 1.03;
+/// How often a rate is tried before it counts as too much.
+const TRIES: usize = 2;
 /// At each rate packets are sent for so long at the least.
 const SHORTEST: Duration = Duration::from_millis(500);
 
@@ -28,18 +30,20 @@ pub(super) fn measure(bench: &Bench) -> Result<Section> {
         for size in SIZES {
             let name = format!("{}, {size} bytes, {FLOWS} flows", way.name());
             say(&format!("highest rate: {name}"));
-            let mut row = Row::new(name, "packets/s", 0);
+            let mut fastest = Row::new(name.clone(), "packets/s", 0);
+            let mut cpu = Row::new(format!("{name}: CPU time at that rate"), "µs", 2);
             bench.rounds(&mut stages, |stages, number, counts| {
                 if let Some(stage) = stages.get_mut(number) {
                     stage.bind()?;
                 }
-                let sample = highest(bench, stages, number, way, size)?;
+                let [rate, each] = highest(bench, stages, number, way, size)?;
                 if let (true, Some(stage)) = (counts, stages.get(number)) {
-                    row.add(stage.relay.what, sample);
+                    fastest.add(stage.relay.what, rate);
+                    cpu.add(stage.relay.what, each);
                 }
                 Ok(())
             })?;
-            rows.push(row);
+            rows.extend([fastest, cpu]);
         }
     }
     Ok(Section {
@@ -53,15 +57,15 @@ pub(super) fn measure(bench: &Bench) -> Result<Section> {
     })
 }
 
+/// The highest rate, and the CPU time for a packet at that rate.
 fn highest(
     bench: &Bench,
     stages: &mut [Stage],
     number: usize,
     way: Way,
     size: usize,
-) -> Result<Sample> {
-    let mut foreign: f64 = 0.0;
-    let mut carried = Sample::default();
+) -> Result<[Sample; 2]> {
+    let [mut fastest, mut cpu] = [Sample::default(); 2];
     let mut search = Search::new();
     while let Some(rate) = search.next() {
         let offer = Offer {
@@ -70,30 +74,26 @@ fn highest(
             duration: bench.plan.window.max(SHORTEST),
         };
         let mut verdict = Verdict::Lossy;
-        for _ in 0..2 {
+        for _ in 0..TRIES {
             let (delivered, used) = bench.deliver(stages, number, way, offer)?;
-            foreign = foreign.max(used.foreign);
+            let whole = delivered.loss() <= LOSSY;
+            if whole && delivered.rate() > fastest.value {
+                fastest = used.sample(delivered.rate());
+                fastest.limited = delivered.behind;
+                cpu = used.sample(used.each(delivered.received));
+            }
             if delivered.behind {
                 verdict = Verdict::Limit;
-                // what did arrive was carried, if it was all
-                if delivered.loss() <= LOSSY {
-                    carried.value = carried.value.max(delivered.rate());
-                    carried.limited = true;
-                }
                 break;
             }
-            if delivered.loss() <= LOSSY {
+            if whole {
                 verdict = Verdict::Carried;
-                if delivered.rate() > carried.value {
-                    carried.value = delivered.rate();
-                    carried.limited = false;
-                }
                 break;
             }
         }
         search.note(rate, verdict);
     }
-    Ok(Sample { foreign, ..carried })
+    Ok([fastest, cpu])
 }
 
 /// What came of one rate.

@@ -1,9 +1,6 @@
 //! Clients over TCP and TLS, and a peer over UDP.
 
-use std::{
-    net::SocketAddrV4,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddrV4, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use shared::clock::Clock;
@@ -20,7 +17,7 @@ use crate::{
     wire::Wire,
 };
 
-/// Bytes of data in each packet: a multiple of four, so that ChannelData over TCP needs no padding.
+/// Bytes of data in each packet: a multiple of four, so that `ChannelData` over TCP needs no padding.
 const SIZE: usize = 1200;
 const FRAME: usize = CHANNEL_HEADER + SIZE;
 /// Packets that the client writes at once.
@@ -40,9 +37,9 @@ struct Connected {
     /// What the client writes: whole frames, again and again, and where it is in them.
     frames: Vec<u8>,
     written: usize,
+    buffer: Vec<u8>,
     /// What the client has read of a frame that is not whole.
     unread: Vec<u8>,
-    sequence: f64,
 }
 
 /// Which way data goes, and how much.
@@ -155,8 +152,8 @@ impl Connected {
             peer,
             frames: frame.repeat(FRAMES),
             written: 0,
+            buffer: vec![0; 64 * 1024],
             unread: Vec::new(),
-            sequence: 0.0,
         })
     }
 
@@ -192,7 +189,7 @@ impl Connected {
         let from = Origin::PEERS.address(0);
         let packet = vec![0x5A; SIZE];
         let began = clock.now();
-        self.sequence = 0.0;
+        let mut count = 0.0;
         let (mut bytes, mut sent) = (0, 0);
         loop {
             let elapsed = clock.now().saturating_duration_since(began);
@@ -200,11 +197,11 @@ impl Connected {
                 break;
             }
             for _ in 0..16 {
-                if self.sequence > rate * elapsed.as_secs_f64() {
+                if count > rate * elapsed.as_secs_f64() {
                     break;
                 }
                 self.peer.send(from, to, &packet)?;
-                self.sequence += 1.0;
+                count += 1.0;
                 sent += SIZE as u64;
             }
             bytes += self.take()?;
@@ -223,7 +220,7 @@ impl Connected {
     fn rest(&mut self, clock: &Clock) -> Result<u64> {
         const MOMENT: Duration = Duration::from_millis(30);
         let mut bytes = 0;
-        let mut last: Instant = clock.now();
+        let mut last = clock.now();
         while clock.now() < last + MOMENT {
             let more = self.take()?;
             if more > 0 {
@@ -236,10 +233,9 @@ impl Connected {
 
     /// Reads once, and counts the data of the frames that are whole.
     fn take(&mut self) -> Result<u64> {
-        let mut buffer = [0; 64 * 1024];
-        let read = self.client.read(&mut buffer)?;
-        self.unread
-            .extend_from_slice(buffer.get(..read).unwrap_or_default());
+        let read = self.client.read(&mut self.buffer)?;
+        let read = self.buffer.get(..read).unwrap_or_default();
+        self.unread.extend_from_slice(read);
         let mut place = 0;
         let mut bytes = 0;
         while let Some(frame) = self.unread.get(place..place + FRAME) {
