@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::Bench;
 use crate::{
@@ -13,13 +13,13 @@ use crate::{
     traffic::Offer,
 };
 
-const CANDIDATES: [Threads; 2] = [Threads::Some(1), Threads::Default];
+const CANDIDATES: [Threads; 3] = [Threads::Some(0), Threads::Some(1), Threads::Default];
 const FLOWS: usize = 100;
 const SIZE: usize = 160;
 
 impl Bench {
-    /// Tries coturn with one relay thread and with its default, keeps what takes less CPU time for a packet,
-    /// all three ways together, and says so.
+    /// Tries coturn without relay threads, with one and with its default, keeps what takes the least CPU time for a
+    /// packet, all three ways together, and says so.
     pub(crate) fn calibrate(&mut self) -> Result<String> {
         let mut stages = Vec::new();
         for threads in CANDIDATES {
@@ -54,12 +54,12 @@ impl Bench {
                 );
             }
         }
-        let better = if sums.first() <= sums.last() {
-            CANDIDATES.first()
-        } else {
-            CANDIDATES.last()
-        };
-        self.relays.threads = better.copied().unwrap_or(Threads::Default);
+        let least = sums
+            .iter()
+            .zip(CANDIDATES)
+            .min_by(|a, b| a.0.total_cmp(b.0));
+        let (_, threads) = least.context("there are candidates")?;
+        self.relays.threads = threads;
         let _ = write!(text, " taken: {}.", self.relays.threads.describe());
         Ok(text)
     }
