@@ -27,6 +27,7 @@ enum Command {
     Turn(commands::turn::Arguments),
     Check(commands::check::Arguments),
     Notify(commands::notify::Arguments),
+    Credentials(commands::credentials::Arguments),
     Keygen(commands::keygen::Arguments),
     Demo(commands::demo::Arguments),
 }
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Push(arguments) => commands::push::run(&arguments, &environment),
         Command::Turn(arguments) => commands::turn::run(&arguments, &environment),
         Command::Check(arguments) => commands::check::run(&arguments, &environment),
+        Command::Credentials(arguments) => commands::credentials::run(&arguments),
         Command::Keygen(arguments) => commands::keygen::run(&arguments),
         Command::Notify(arguments) => commands::notify::run(&arguments, &environment),
         Command::Demo(arguments) => commands::demo::run(&arguments, &environment),

@@ -3,6 +3,9 @@
 //!
 //! A panic is a defect of the relay, never of the packet. What is sent is drawn from a seed that a failure prints.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::duration_suboptimal_units, reason = "the RFCs count seconds")]
+
 #[expect(dead_code, reason = "each test binary uses a part of it")]
 #[path = "support/mod.rs"]
 mod support;
@@ -662,7 +665,7 @@ fn what_peers_send_is_relayed_or_dropped_whatever_it_is() {
         };
         let len = length(&mut random).min(65_507);
         let payload = random.bytes(len);
-        let outcome = world.from_peer(relayed, peer, &payload);
+        let outcome = world.peer_says(relayed, peer, &payload);
         for message in &outcome.to_clients {
             assert_eq!(message.client, client.five_tuple);
             match &message.message {
@@ -767,7 +770,7 @@ fn relaying_a_packet_takes_nothing_from_the_allocator() {
     let (_, relay) = bare.world.relay(relayed).unwrap();
     let (with_permission, with_channel) = (socket("198.51.100.1:9"), socket("198.51.100.2:9"));
     let payload = [7; 1200];
-    let from_client = [
+    let client_says = [
         channel_data(0x4000, &payload),
         channel_data(0x4001, &payload),
         Draft::indication(SEND)
@@ -790,7 +793,7 @@ fn relaying_a_packet_takes_nothing_from_the_allocator() {
     for round in 0..3 {
         let before = calls();
         for _ in 0..1000 {
-            for packet in &from_client {
+            for packet in &client_says {
                 bare.client_packet(client.five_tuple, packet);
                 relayed_packets += bare.effects.list().len();
             }
@@ -834,10 +837,12 @@ fn an_idle_allocation_is_small() {
     let before = bytes_in_use();
     for (client, request) in clients.iter().zip(&requests) {
         bare.client_packet(client.five_tuple, request);
-        let opened = bare.effects.list().iter().find_map(|effect| match effect {
-            Effect::OpenRelay { relay, .. } => Some(*relay),
-            _ => None,
-        });
+        let mut opened = None;
+        for effect in bare.effects.list() {
+            if let Effect::OpenRelay { relay, .. } = effect {
+                opened = Some(*relay);
+            }
+        }
         bare.effects.clear();
         bare.world.servers[0].relay_opened(opened.unwrap(), &mut bare.effects);
     }
@@ -859,10 +864,10 @@ fn a_reload_in_a_storm_of_packets_changes_no_more_than_it_says() {
     let corpus = corpus(&client);
     let denied = socket("198.51.100.2:9");
     for round in 0..ROUNDS / 100 {
-        let denies = random.chance(50);
+        let is_narrow = random.chance(50);
         world.reconfigure(|config| {
             let mut policy = policy();
-            if denies {
+            if is_narrow {
                 policy.allow = vec!["198.51.100.1/32".parse().unwrap()];
             }
             config.policy = std::sync::Arc::new(policy);
@@ -874,8 +879,8 @@ fn a_reload_in_a_storm_of_packets_changes_no_more_than_it_says() {
         }
         world.pass(Duration::from_micros(100));
         let outcome = client.send_on(&mut world, 0x4000, b"data");
-        assert_eq!(outcome.to_peers.len(), usize::from(!denies), "{round}");
-        let outcome = world.from_peer(relayed, denied, b"data");
-        assert_eq!(outcome.to_clients.len(), usize::from(!denies), "{round}");
+        assert_eq!(outcome.to_peers.len(), usize::from(!is_narrow), "{round}");
+        let outcome = world.peer_says(relayed, denied, b"data");
+        assert_eq!(outcome.to_clients.len(), usize::from(!is_narrow), "{round}");
     }
 }

@@ -11,8 +11,13 @@ use std::{
     sync::Arc,
 };
 
-use rustls::{ServerConfig, ServerConnection};
+use rustls::{
+    ServerConfig, ServerConnection,
+    server::{AcceptedAlert, Acceptor},
+};
 use turn_relay_proto::effect::Purpose;
+
+use crate::certificates::for_client;
 
 /// Bytes that are read at once.
 pub const READ: usize = 65_536;
@@ -29,9 +34,16 @@ const SMALL: usize = 4_096;
 /// A connection that does not block.
 pub struct Stream {
     socket: TcpStream,
+    hello: Option<Hello>,
     tls: Option<Box<ServerConnection>>,
     /// What the system did not take yet; not encrypted yet if it will be.
     waiting: VecDeque<u8>,
+}
+
+/// A TLS client of which nothing is known yet: how it is served depends on what it says first.
+struct Hello {
+    acceptor: Acceptor,
+    config: Arc<ServerConfig>,
 }
 
 /// What came of a read.
@@ -69,6 +81,7 @@ impl Stream {
     pub const fn new(socket: TcpStream) -> Self {
         Self {
             socket,
+            hello: None,
             tls: None,
             waiting: VecDeque::new(),
         }
@@ -80,29 +93,24 @@ impl Stream {
         self.socket
     }
 
-    /// From now on the client speaks TLS.
-    ///
-    /// # Errors
-    ///
-    /// If the configuration is of no use.
-    pub fn encrypt(&mut self, config: Arc<ServerConfig>) -> Result<(), rustls::Error> {
-        let mut tls = ServerConnection::new(config)?;
-        // what may wait is bounded here
-        tls.set_buffer_limit(None);
-        self.tls = Some(Box::new(tls));
-        Ok(())
+    /// From now on the client speaks TLS, and is served by `config`, as [`for_client`] fits it to the client.
+    pub fn encrypt(&mut self, config: Arc<ServerConfig>) {
+        self.hello = Some(Hello {
+            acceptor: Acceptor::default(),
+            config,
+        });
     }
 
     /// Whether the client speaks TLS.
     #[must_use]
     pub const fn is_encrypted(&self) -> bool {
-        self.tls.is_some()
+        self.hello.is_some() || self.tls.is_some()
     }
 
     /// Whether there is a TLS handshake that is not done.
     #[must_use]
     pub fn is_handshaking(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
+        self.hello.is_some() || self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
     }
 
     /// Reads once, into `plain`, which has at least [`MAX_READ`] bytes. `cipher` has [`READ`] bytes, and is used for
@@ -112,7 +120,7 @@ impl Stream {
     ///
     /// If the connection is broken.
     pub fn read(&mut self, plain: &mut [u8], cipher: &mut [u8]) -> io::Result<Input> {
-        let first = if self.tls.is_some() {
+        let first = if self.is_encrypted() {
             &mut cipher[..READ]
         } else {
             &mut plain[..READ]
@@ -132,7 +140,7 @@ impl Stream {
             READ => Then::More,
             _ => Then::Nothing,
         };
-        if self.tls.is_some() {
+        if self.is_encrypted() {
             self.decrypt(&cipher[..len], plain, then)
         } else {
             Ok(Input { len, then })
@@ -150,10 +158,18 @@ impl Stream {
         plain: &mut [u8],
         mut then: Then,
     ) -> io::Result<Input> {
+        if self.hello.is_some() {
+            self.listen(&mut cipher)?;
+        }
+        if self.hello.is_some() {
+            return Ok(Input { len: 0, then });
+        }
         let Some(tls) = &mut self.tls else {
             return Err(ErrorKind::InvalidInput.into());
         };
         let mut len = 0;
+        // what answers the first message
+        write_tls(tls, &mut self.socket)?;
         while !cipher.is_empty() {
             if tls.read_tls(&mut cipher)? == 0 {
                 // nothing counts behind a close_notify
@@ -179,6 +195,31 @@ impl Stream {
             }
         }
         Ok(Input { len, then })
+    }
+
+    /// Reads the first message of a TLS client, from which the session begins.
+    fn listen(&mut self, cipher: &mut &[u8]) -> io::Result<()> {
+        let Some(Hello { acceptor, config }) = &mut self.hello else {
+            return Ok(());
+        };
+        let mut refuse = |(error, mut alert): (rustls::Error, AcceptedAlert)| {
+            // says what is wrong; whoever does not take it sees the connection end
+            let _ = alert.write_all(&mut self.socket);
+            io::Error::new(ErrorKind::InvalidData, error)
+        };
+        while !cipher.is_empty() {
+            acceptor.read_tls(cipher)?;
+            if let Some(accepted) = acceptor.accept().map_err(&mut refuse)? {
+                let config = for_client(config, &accepted.client_hello());
+                let mut tls = accepted.into_connection(config).map_err(&mut refuse)?;
+                // what may wait is bounded here
+                tls.set_buffer_limit(None);
+                self.tls = Some(Box::new(tls));
+                self.hello = None;
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Writes messages, each in full or, if `limit` bytes wait already, not at all.
@@ -211,6 +252,9 @@ impl Stream {
 
     /// How many bytes need not be dealt with any more.
     fn write_now(&mut self, messages: &[IoSlice<'_>]) -> io::Result<usize> {
+        if self.hello.is_some() {
+            return Ok(0);
+        }
         let Some(tls) = &mut self.tls else {
             return match uninterrupted(|| self.socket.write_vectored(messages)) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),

@@ -372,10 +372,7 @@ impl<D: Datagrams> Worker<D> {
             self.counters.handshakes.add(Handshake::Failed, 1);
             return Next::Close;
         };
-        if connection.stream.encrypt(config.load_full()).is_err() {
-            self.counters.handshakes.add(Handshake::Failed, 1);
-            return Next::Close;
-        }
+        connection.stream.encrypt(config.load_full());
         self.pulse.tcp.fetch_sub(1, Ordering::Relaxed);
         self.pulse.tls.fetch_add(1, Ordering::Relaxed);
         connection.stage = Stage::Handshake;

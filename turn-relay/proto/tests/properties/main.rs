@@ -3,6 +3,9 @@
 //!
 //! The decoder that judges every message is that of `stun-types`; what holds for every effect is asserted in [`support::world`].
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::duration_suboptimal_units, reason = "the RFCs count seconds")]
+
 #[expect(dead_code, reason = "each test binary uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;

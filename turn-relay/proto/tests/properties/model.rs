@@ -180,8 +180,5 @@ impl Allocation {
 
 /// RFC 8656 §7.2: the time-to-expiry for a requested lifetime.
 pub(crate) fn granted(requested: Option<u32>) -> u32 {
-    requested
-        .unwrap_or(0)
-        .min(MAX_LIFETIME)
-        .max(DEFAULT_LIFETIME)
+    requested.unwrap_or(0).clamp(DEFAULT_LIFETIME, MAX_LIFETIME)
 }

@@ -166,6 +166,8 @@ pub(crate) struct World {
     pub(crate) counters: Vec<Arc<Counters>>,
     pub(crate) now: Now,
     pub(crate) rooms: Rooms,
+    /// Whether sockets are opened when all other effects of a call were carried out, and not at once.
+    pub(crate) opens_later: bool,
     /// How the next sockets turn out; those after them are opened.
     pub(crate) failures: VecDeque<Option<RelayFailure>>,
     sockets: BTreeMap<(usize, u32, u32, u8), (RelayId, Socket)>,
@@ -267,6 +269,7 @@ impl World {
                 head: HEADROOM,
                 tail: TAILROOM,
             },
+            opens_later: false,
             failures: VecDeque::new(),
             sockets: BTreeMap::new(),
             generations: HashMap::new(),
@@ -345,17 +348,17 @@ impl World {
     }
 
     /// A packet comes from a client.
-    pub(crate) fn from_client(
+    pub(crate) fn client_says(
         &mut self,
         server: usize,
         client: FiveTuple,
         bytes: &[u8],
     ) -> Outcome {
-        self.from_client_marked(server, client, bytes, 0)
+        self.client_says_marked(server, client, bytes, 0)
     }
 
     /// A packet comes from a client with a traffic class in its IP header.
-    pub(crate) fn from_client_marked(
+    pub(crate) fn client_says_marked(
         &mut self,
         server: usize,
         client: FiveTuple,
@@ -392,17 +395,17 @@ impl World {
 
     /// A datagram comes from a peer to a relayed transport address, as advertised.
     #[track_caller]
-    pub(crate) fn from_peer(
+    pub(crate) fn peer_says(
         &mut self,
         relayed: SocketAddr,
         peer: SocketAddr,
         payload: &[u8],
     ) -> Outcome {
-        self.from_peer_marked(relayed, peer, payload, 0)
+        self.peer_says_marked(relayed, peer, payload, 0)
     }
 
     #[track_caller]
-    pub(crate) fn from_peer_marked(
+    pub(crate) fn peer_says_marked(
         &mut self,
         relayed: SocketAddr,
         peer: SocketAddr,
@@ -410,11 +413,11 @@ impl World {
         traffic_class: u8,
     ) -> Outcome {
         let (server, relay) = self.relay(relayed).expect("a socket is open there");
-        self.from_peer_to(server, relay, peer, payload, traffic_class)
+        self.peer_says_to(server, relay, peer, payload, traffic_class)
     }
 
     /// A datagram comes to a socket that may be closed.
-    pub(crate) fn from_peer_to(
+    pub(crate) fn peer_says_to(
         &mut self,
         server: usize,
         relay: RelayId,
@@ -559,6 +562,7 @@ impl World {
     /// Carries out effects as whoever does input and output would, and asserts what holds for all of them.
     fn carry_out(&mut self, server: usize, effects: &Effects, buffer: &[u8]) -> Outcome {
         let mut outcome = Outcome::default();
+        let mut to_open = Vec::new();
         for effect in effects.list() {
             outcome.effects.push(effect.clone());
             match effect {
@@ -598,8 +602,12 @@ impl World {
                     address,
                     kind,
                 } => {
-                    let later = self.open(server, *relay, *address, *kind, &mut outcome);
-                    outcome.append(later);
+                    if self.opens_later {
+                        to_open.push((*relay, *address, *kind));
+                    } else {
+                        let later = self.open(server, *relay, *address, *kind, &mut outcome);
+                        outcome.append(later);
+                    }
                 }
                 Effect::CloseRelay { relay } => {
                     let closed = self.sockets.remove(&key(server, *relay));
@@ -639,6 +647,10 @@ impl World {
                     outcome.ended.push(*client);
                 }
             }
+        }
+        for (relay, address, kind) in to_open {
+            let later = self.open(server, relay, address, kind, &mut outcome);
+            outcome.append(later);
         }
         outcome
     }

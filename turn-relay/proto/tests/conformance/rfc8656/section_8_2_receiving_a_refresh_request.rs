@@ -258,7 +258,7 @@ fn permissions_and_channels_of_the_other_family_stay_when_one_is_deleted() {
         client.send_on(&mut world, 0x4001, b"data").to_peer().from,
         v6
     );
-    let outcome = world.from_peer(v6, peers[1], b"data");
+    let outcome = world.peer_says(v6, peers[1], b"data");
     assert_eq!(outcome.channel_data().0, 0x4001);
 }
 
