@@ -30,6 +30,7 @@ const DOCUMENTS: [&str; 12] = [
     "docs/providers.md",
     "docs/turn-credentials.md",
     "spec/opaque-push.md",
+    "tests/interop/README.md",
 ];
 
 #[test]

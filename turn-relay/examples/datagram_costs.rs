@@ -5,6 +5,7 @@
 //! then the relay's part is timed by the thread's CPU clock, then receivers are emptied. A send's time has the delivery to the receiver in it.
 //!
 //! `cargo run --release -p turn-relay --example datagram_costs`
+#![expect(clippy::print_stdout, reason = "a report for whoever measures")]
 
 #[cfg(target_os = "linux")]
 fn main() {
@@ -19,6 +20,7 @@ mod linux {
     use std::{
         io::IoSlice,
         net::{SocketAddr, UdpSocket},
+        time::Duration,
     };
 
     use rustix::{
@@ -53,7 +55,7 @@ mod linux {
                 print!("  {:<42}", way.label());
                 for shape in [Shape::Out, Shape::In, Shape::Across] {
                     let nanos = Stage::new(flows, shape).measure(burst, len, way);
-                    print!("{nanos:>12.0}");
+                    print!("{nanos:>12}");
                 }
                 println!();
             }
@@ -82,16 +84,22 @@ mod linux {
         SentMany,
         /// `recvmmsg`, one segmented send for what goes to one destination.
         Segmented,
+        /// As the one before; bursts were sent segmented.
+        FromSegments,
+        /// As the one before, and are received as one (`UDP_GRO`).
+        AsRuns,
     }
 
     impl Way {
-        const ALL: [Self; 6] = [
+        const ALL: [Self; 8] = [
             Self::SingleAlone,
             Self::ReceivedAlone,
             Self::Single,
             Self::Received,
             Self::SentMany,
             Self::Segmented,
+            Self::FromSegments,
+            Self::AsRuns,
         ];
 
         const fn label(self) -> &'static str {
@@ -102,6 +110,8 @@ mod linux {
                 Self::Received => "recvmmsg, sendmsg",
                 Self::SentMany => "recvmmsg, sendmmsg",
                 Self::Segmented => "recvmmsg, sendmsg with UDP_SEGMENT",
+                Self::FromSegments => "the same, from segmented senders",
+                Self::AsRuns => "the same, received with UDP_GRO",
             }
         }
     }
@@ -145,15 +155,27 @@ mod linux {
             }
         }
 
-        fn measure(&self, burst: usize, len: usize, way: Way) -> f64 {
+        fn measure(&self, burst: usize, len: usize, way: Way) -> u128 {
             let mut relay = Relay::new(self);
+            let mut system = LinuxDatagrams::new();
+            for socket in &self.inner {
+                let received = system.receive_runs(socket, way == Way::AsRuns);
+                received.expect("the kernel has UDP_GRO");
+            }
             let payload = vec![7; len];
             let count = burst * self.senders.len();
-            let mut times: Vec<f64> = (0..ROUNDS)
+            let mut times: Vec<u128> = (0..ROUNDS)
                 .map(|_| {
-                    for sender in &self.senders {
-                        for _ in 0..burst {
-                            sender.send(&payload).expect("there is space");
+                    for (flow, sender) in self.senders.iter().enumerate() {
+                        if matches!(way, Way::FromSegments | Way::AsRuns) {
+                            let to = &self.inner[flow % self.inner.len()];
+                            let to = to.local_addr().expect("bound");
+                            let run = vec![IoSlice::new(&payload); burst];
+                            assert_eq!(system.send(sender, &envelope(to), &run), 0);
+                        } else {
+                            for _ in 0..burst {
+                                sender.send(&payload).expect("there is space");
+                            }
                         }
                     }
                     let before = cpu_time();
@@ -172,10 +194,10 @@ mod linux {
                     if !matches!(way, Way::SingleAlone | Way::ReceivedAlone) {
                         assert_eq!(arrived, count, "{}", way.label());
                     }
-                    (after - before) / count as f64
+                    (after - before).as_nanos() / count as u128
                 })
                 .collect();
-            times.sort_by(f64::total_cmp);
+            times.sort_unstable();
             times[times.len() / 2]
         }
     }
@@ -232,10 +254,12 @@ mod linux {
             } = self;
             let memory = arena.memory();
             let messages: Vec<_> = (0..arena.len())
-                .map(|index| {
+                .flat_map(|index| {
                     let received = arena.get(index).expect("received");
                     let flow = flow_by_port[usize::from(received.from.port())];
-                    (usize::from(flow), &memory[received.range.clone()])
+                    memory[received.range.clone()]
+                        .chunks(received.stride)
+                        .map(move |datagram| (usize::from(flow), datagram))
                 })
                 .collect();
             match way {
@@ -251,7 +275,7 @@ mod linux {
                         stage.send(system, flow, &[IoSlice::new(payload)]);
                     }
                 }
-                Way::Segmented => {
+                Way::Segmented | Way::FromSegments | Way::AsRuns => {
                     for run in messages.chunk_by(|one, next| one.0 == next.0) {
                         for run in run.chunks(MAX_SEGMENTS) {
                             let slices: Vec<_> = run
@@ -283,12 +307,7 @@ mod linux {
         }
 
         fn send(&self, system: &mut LinuxDatagrams, flow: usize, payloads: &[IoSlice<'_>]) {
-            let envelope = Envelope {
-                to: self.destinations[flow],
-                from: None,
-                traffic_class: 0,
-                dont_fragment: false,
-            };
+            let envelope = envelope(self.destinations[flow]);
             assert_eq!(system.send(self.outer(flow), &envelope, payloads), 0);
         }
 
@@ -312,6 +331,15 @@ mod linux {
         }
     }
 
+    fn envelope(to: SocketAddr) -> Envelope {
+        Envelope {
+            to,
+            from: None,
+            traffic_class: 0,
+            dont_fragment: false,
+        }
+    }
+
     fn socket() -> UdpSocket {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
         socket.set_nonblocking(true).expect("possible");
@@ -323,9 +351,9 @@ mod linux {
         socket.into()
     }
 
-    /// CPU time of this thread in nanoseconds.
-    fn cpu_time() -> f64 {
+    /// CPU time of this thread.
+    fn cpu_time() -> Duration {
         let time = clock_gettime(ClockId::ThreadCPUTime);
-        time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
+        time.try_into().expect("not negative")
     }
 }

@@ -1,8 +1,8 @@
 //! The credential service: TURN usernames that name nobody, for whoever may have them.
 //!
-//! Two kinds of callers get them: services with an API key ([`rest`]) and users of a Matrix homeserver, who
-//! show the access token that the homeserver gave them ([`matrix`], [`whoami`]). Both get a username that the
-//! relay takes, since service and relay share their secrets, here or on another machine ([`names`]).
+//! Two kinds of callers get them: services with an API key (`rest`) and users of a Matrix homeserver, who
+//! show the access token that the homeserver gave them (`matrix`, `whoami`). Both get a username that the
+//! relay takes, since service and relay share their secrets, here or on another machine (`names`).
 //!
 //! A [`Service`] gives a [`Router`]; who listens and who reads the configuration is not its business.
 

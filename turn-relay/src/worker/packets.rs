@@ -1,16 +1,12 @@
 //! Datagrams that came: batches of them, one by one to the core.
 
-use std::{io, net::UdpSocket, ops::Range};
+use std::{io, net::UdpSocket};
 
-use turn_relay_proto::{
-    FiveTuple, Packet, Transport,
-    address::Family,
-    packet::{HEADROOM, TAILROOM},
-};
+use turn_relay_proto::{FiveTuple, Packet, Transport, address::Family};
 
 use super::Worker;
 use crate::io::{
-    datagrams::{Arena, BATCH, Datagrams},
+    datagrams::{Arena, BATCH, Datagrams, Place},
     locals::Local,
     ready::{Queued, Source},
     relays::RelaySocket,
@@ -31,8 +27,8 @@ enum Rest {
 
 impl<D: Datagrams> Worker<D> {
     /// Takes a batch of a listener's. The result says how many packets those were.
-    pub(super) fn serve_listener(&mut self, index: u32) -> usize {
-        let Some(listener) = self.sender.udp.get_mut(index as usize) else {
+    pub(super) fn serve_listener(&mut self, listener_index: u32) -> usize {
+        let Some(listener) = self.sender.udp.get_mut(listener_index as usize) else {
             return 0;
         };
         let rest = receive(
@@ -43,14 +39,15 @@ impl<D: Datagrams> Worker<D> {
         listener.queued = Queued::No;
         if rest == Rest::Some {
             self.ready
-                .push(Source::UdpListener(index), &mut listener.queued);
+                .push(Source::UdpListener(listener_index), &mut listener.queued);
         }
         let mut served = 0;
-        let mut next = 0;
-        while let Some(received) = self.arena.get(next) {
-            next += 1;
+        for index in 0.. {
+            let Some(received) = self.arena.get(index) else {
+                break;
+            };
             let local = Local {
-                listener: u16::try_from(index).unwrap_or(u16::MAX),
+                listener: u16::try_from(listener_index).unwrap_or(u16::MAX),
                 address: received.to,
             };
             let Some(link) = self.sender.locals.link(local) else {
@@ -62,8 +59,9 @@ impl<D: Datagrams> Worker<D> {
                 transport: Transport::Udp,
             };
             let traffic_class = received.traffic_class;
-            for place in places(received.range.clone(), received.stride) {
-                let packet = place.packet(&mut self.arena);
+            // what goes to peers has its header taken off: there is room enough
+            for place in self.arena.places(index) {
+                let packet = packet(place, &mut self.arena);
                 self.server.client_packet(
                     client,
                     packet,
@@ -95,12 +93,17 @@ impl<D: Datagrams> Worker<D> {
                 .push(Source::Relay(slot, family), &mut relay.queued);
         }
         let mut served = 0;
-        let mut next = 0;
-        while let Some(received) = self.arena.get(next) {
-            next += 1;
+        for index in 0.. {
+            let Some(received) = self.arena.get(index) else {
+                break;
+            };
             let (peer, traffic_class) = (received.from, received.traffic_class);
-            for place in places(received.range.clone(), received.stride) {
-                let packet = place.packet(&mut self.arena);
+            if received.range.len() > received.stride {
+                // what was spread before has to be sent before it is overwritten
+                self.sender.flush(&self.arena);
+            }
+            for place in self.arena.spread(index) {
+                let packet = packet(place, &mut self.arena);
                 self.server.peer_packet(
                     id,
                     peer,
@@ -149,54 +152,11 @@ fn receive(datagrams: &mut impl Datagrams, socket: &UdpSocket, arena: &mut Arena
     Rest::None
 }
 
-/// Where one datagram is, and how much space there is around it.
-struct Place {
-    range: Range<usize>,
-    headroom: usize,
-    tailroom: usize,
-}
-
-impl Place {
-    fn packet(self, arena: &mut Arena) -> Packet<'_> {
-        Packet::with_rooms(arena.memory_mut(), self.range, self.headroom, self.tailroom)
-    }
-}
-
-/// The datagrams of what was received as one: between them there is no space.
-fn places(range: Range<usize>, stride: usize) -> impl Iterator<Item = Place> {
-    let mut next = Some(range.start);
-    std::iter::from_fn(move || {
-        let start = next?;
-        let end = range.end.min(start.saturating_add(stride.max(1)));
-        next = (end < range.end).then_some(end);
-        Some(Place {
-            headroom: if start == range.start { HEADROOM } else { 0 },
-            tailroom: if end == range.end { TAILROOM } else { 0 },
-            range: start..end,
-        })
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_received_as_one_is_taken_apart() {
-        let all = |range, stride| {
-            places(range, stride)
-                .map(|place| (place.range, place.headroom, place.tailroom))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            all(100..350, 100),
-            [
-                (100..200, HEADROOM, 0),
-                (200..300, 0, 0),
-                (300..350, 0, TAILROOM)
-            ]
-        );
-        assert_eq!(all(100..200, 100), [(100..200, HEADROOM, TAILROOM)]);
-        assert_eq!(all(100..100, 0), [(100..100, HEADROOM, TAILROOM)]);
-    }
+fn packet(place: Place, arena: &mut Arena) -> Packet<'_> {
+    Packet::with_rooms(
+        arena.memory_mut(),
+        place.range,
+        place.headroom,
+        place.tailroom,
+    )
 }
