@@ -8,12 +8,12 @@ use shared::environment::Environment;
 
 mod commands;
 
-/// A self-hosted push gateway that tells Apple, Google and browser vendors as little as possible.
+/// A self-hosted push gateway and TURN relay that know as little as possible about who talks to whom.
 #[derive(Debug, Parser)]
 #[command(
     name = "nocturne",
     version,
-    about = "A self-hosted Matrix push gateway that tells Apple, Google and browser vendors as little as possible",
+    about = "A self-hosted push gateway and TURN relay for Matrix that know as little as possible about who talks to whom",
     arg_required_else_help = true
 )]
 struct Cli {
@@ -24,8 +24,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Push(commands::push::Arguments),
+    Turn(commands::turn::Arguments),
     Check(commands::check::Arguments),
     Notify(commands::notify::Arguments),
+    Credentials(commands::credentials::Arguments),
     Keygen(commands::keygen::Arguments),
     Demo(commands::demo::Arguments),
 }
@@ -35,7 +37,9 @@ fn main() -> ExitCode {
     let environment = Environment::of_process();
     match cli.command {
         Command::Push(arguments) => commands::push::run(&arguments, &environment),
+        Command::Turn(arguments) => commands::turn::run(&arguments, &environment),
         Command::Check(arguments) => commands::check::run(&arguments, &environment),
+        Command::Credentials(arguments) => commands::credentials::run(&arguments),
         Command::Keygen(arguments) => commands::keygen::run(&arguments),
         Command::Notify(arguments) => commands::notify::run(&arguments, &environment),
         Command::Demo(arguments) => commands::demo::run(&arguments, &environment),

@@ -165,5 +165,5 @@ pub async fn run(bound: Bound, trigger: lifecycle::ShutdownTrigger) -> std::io::
             }
         }
     };
-    lifecycle::run(bound.serve(), trigger, drain, reload).await
+    lifecycle::run(bound.serve(), trigger, drain, reload, || true).await
 }

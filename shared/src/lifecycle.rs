@@ -1,7 +1,8 @@
 //! Starting, reloading and stopping as systemd and an operator expect.
 //!
 //! SIGTERM or SIGINT begins a shutdown: nothing new is accepted, what is under way may finish until
-//! the deadline; a second one ends it at once. SIGHUP asks for a reload.
+//! the deadline; a second one ends it at once. SIGHUP asks for a reload. systemd is told of all of it, so
+//! that its own timeouts neither end a shutdown too early nor leave a service that hangs alone.
 
 use std::{future::Future, io, time::Duration};
 
@@ -74,9 +75,13 @@ impl Shutdown {
     }
 }
 
+/// How long systemd waits for the next word of a service that is stopping; it gets one in half of that.
+const STOPPING: Duration = Duration::from_secs(30);
+
 /// Runs `service` until it ends by itself or a signal ends it; `reload` is called for each SIGHUP.
 ///
 /// `drain` is how long what is under way may take after SIGTERM or SIGINT, asked when one comes.
+/// `is_alive` says whether all of the service works; while it does not, systemd's watchdog is not fed.
 ///
 /// # Errors
 ///
@@ -86,6 +91,7 @@ pub async fn run<S, R, F>(
     trigger: ShutdownTrigger,
     drain: impl Fn() -> Duration,
     reload: R,
+    is_alive: impl Fn() -> bool,
 ) -> io::Result<()>
 where
     S: Future<Output = ()>,
@@ -121,7 +127,9 @@ where
                     notify(&[sd_notify::NotifyState::Ready]);
                 }
             }
-            () = watchdog.tick() => notify(&[sd_notify::NotifyState::Watchdog]),
+            () = watchdog.tick() => if is_alive() {
+                notify(&[sd_notify::NotifyState::Watchdog]);
+            }
         }
     }
     let drain = drain();
@@ -131,11 +139,28 @@ where
         "stopping: nothing new is accepted, what is under way may finish"
     );
     trigger.begin();
-    tokio::select! {
-        () = service.as_mut() => return Ok(()),
-        _ = terminate.recv() => warn!("a second signal: stopping at once"),
-        _ = interrupt.recv() => warn!("a second signal: stopping at once"),
-        () = tokio::time::sleep(drain) => warn!("the time to finish is over: what is still under way is cut off"),
+    let mut deadline = std::pin::pin!(tokio::time::sleep(drain));
+    let mut still_stopping = tokio::time::interval(STOPPING / 2);
+    loop {
+        tokio::select! {
+            () = service.as_mut() => return Ok(()),
+            _ = terminate.recv() => {
+                warn!("a second signal: stopping at once");
+                break;
+            }
+            _ = interrupt.recv() => {
+                warn!("a second signal: stopping at once");
+                break;
+            }
+            () = deadline.as_mut() => {
+                warn!("the time to finish is over: what is still under way is cut off");
+                break;
+            }
+            _ = still_stopping.tick() => {
+                let more = u32::try_from(STOPPING.as_micros()).unwrap_or(u32::MAX);
+                notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(more)]);
+            }
+        }
     }
     trigger.expire();
     // What was cut off needs a moment to see it.

@@ -6,7 +6,21 @@ use tracing_subscriber::{
     EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
-use crate::environment::Environment;
+use crate::{
+    environment::Environment,
+    yaml::{Scalar, Section, Value},
+};
+
+/// `log:`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// `level` (default `info`): a level or a `RUST_LOG` filter
+    pub level: String,
+    /// `format` (default `auto`)
+    pub format: LogFormat,
+    /// `unsafe_identifiers` (default false)
+    pub unsafe_identifiers: bool,
+}
 
 /// `log.format`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,6 +32,45 @@ pub enum LogFormat {
     Text,
     /// One JSON object an event.
     Json,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+            format: LogFormat::Auto,
+            unsafe_identifiers: false,
+        }
+    }
+}
+
+impl Log {
+    /// Reads `log:` of a configuration; `module` is the crate that an example of a filter names. It is the
+    /// caller who finishes the section.
+    #[must_use]
+    pub fn read(section: &Section<'_>, module: &str) -> Self {
+        let defaults = Self::default();
+        Self {
+            level: section
+                .get("level")
+                .and_then(|value| read_level(&value, module))
+                .unwrap_or(defaults.level),
+            format: section
+                .get("format")
+                .and_then(|value| {
+                    value.choice(&[
+                        ("auto", LogFormat::Auto),
+                        ("text", LogFormat::Text),
+                        ("json", LogFormat::Json),
+                    ])
+                })
+                .unwrap_or(defaults.format),
+            unsafe_identifiers: section
+                .get("unsafe_identifiers")
+                .and_then(|value| value.boolean())
+                .unwrap_or(defaults.unsafe_identifiers),
+        }
+    }
 }
 
 /// Starts logging to standard error. `RUST_LOG` overrides `level`.
@@ -54,4 +107,40 @@ pub fn start(level: &str, format: LogFormat, environment: &Environment) -> Resul
         .with(layer.with_filter(filter))
         .try_init()
         .map_err(|error| format!("logging cannot be started: {error}"))
+}
+
+/// A level, or directives such as `info,turn_relay=debug`. A word that is no level would be taken for
+/// a module's name, and everything else would fall silent.
+fn read_level(value: &Value<'_>, module: &str) -> Option<String> {
+    const LEVELS: [(&str, ()); 6] = [
+        ("off", ()),
+        ("error", ()),
+        ("warn", ()),
+        ("info", ()),
+        ("debug", ()),
+        ("trace", ()),
+    ];
+    let is_level = |word: &str| {
+        LEVELS
+            .iter()
+            .any(|(level, ())| level.eq_ignore_ascii_case(word))
+    };
+    let (_, text) = value.meaning().unwrap_or((Scalar::Null, ""));
+    let directives = || text.split(',').map(str::trim);
+    if text.contains(['=', ',']) {
+        let valid = directives().all(|directive| {
+            let level = directive
+                .rsplit_once('=')
+                .map_or(directive, |(_, level)| level);
+            is_level(level)
+        });
+        if !valid {
+            value.unexpected(format_args!("directives such as `info,{module}=debug`"));
+        }
+        return valid.then(|| text.to_owned());
+    }
+    if is_level(text) {
+        return Some(text.to_ascii_lowercase());
+    }
+    value.choice(&LEVELS).map(|()| text.to_owned())
 }

@@ -7,24 +7,41 @@ use std::{
 };
 
 use clap::Args;
-use push_gateway::config;
-use shared::{clock::Clock, environment::Environment, tls};
+use shared::{
+    clock::Clock,
+    environment::Environment,
+    tls,
+    yaml::{self, Diagnostics, Value},
+};
 
-use super::{failed, push, say};
+use super::{failed, push, say, turn};
+
+/// What a folder with configurations has.
+const PUSH: &str = "push-gateway.yaml";
+const TURN: &str = "turn-relay.yaml";
 
 /// Check configurations, keys and certificates without starting anything
 ///
 /// Reports every problem with its file and line. Exit code 1 if there is any; warnings alone are none.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  nocturne check sygnal.yaml")]
+#[command(
+    after_help = "Examples:\n  nocturne check sygnal.yaml\n  nocturne check --config-dir /etc/nocturne"
+)]
 pub(crate) struct Arguments {
-    /// A folder with push-gateway.yaml in it. Without it and without files: /etc/nocturne, else ./config,
-    /// else the file that `nocturne push` would take.
+    /// A folder with push-gateway.yaml, turn-relay.yaml or both in it. Without it and without files:
+    /// /etc/nocturne, else ./config, else the files that `nocturne push` and `nocturne turn` would take.
     #[arg(long, value_name = "DIR", conflicts_with = "files")]
     config_dir: Option<PathBuf>,
-    /// Configurations to check.
+    /// Configurations to check, of the push gateway or of the TURN relay.
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
+}
+
+/// Whose configuration a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Push,
+    Turn,
 }
 
 /// Runs the command.
@@ -33,14 +50,30 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
         Ok(files) => files,
         Err(problem) => return failed(&problem),
     };
-    let clock = Clock::system();
+    let now = Clock::system().wall();
     let mut sound = true;
+    let mut pushes = false;
     for path in files {
-        let loaded = config::load(&path, environment, clock.wall());
-        sound &= loaded.errors.is_empty() && loaded.failing.is_empty();
-        say(&mut io::stdout(), &config::report::text(&path, &loaded));
+        match kind(&path) {
+            Kind::Push => {
+                use push_gateway::config::{load, report};
+
+                let loaded = load(&path, environment, now);
+                sound &= loaded.errors.is_empty() && loaded.failing.is_empty();
+                pushes = true;
+                say(&mut io::stdout(), &report::text(&path, &loaded));
+            }
+            Kind::Turn => {
+                use turn_relay::config::{load, report};
+
+                let report = report::report(&path, &load(&path, now));
+                sound &= report.sound;
+                say(&mut io::stdout(), &report.text);
+            }
+        }
     }
-    if let Err(problem) = tls::roots(environment) {
+    // The relay talks to nobody whose certificate it would check.
+    if pushes && let Err(problem) = tls::roots(environment) {
         sound = false;
         say(&mut io::stdout(), &format!("error: {problem}\n"));
     }
@@ -56,19 +89,119 @@ fn files(arguments: &Arguments, environment: &Environment) -> Result<Vec<PathBuf
         return Ok(arguments.files.clone());
     }
     if let Some(directory) = &arguments.config_dir {
-        return Ok(vec![directory.join("push-gateway.yaml")]);
+        let found = in_folder(directory);
+        if found.is_empty() {
+            return Err(format!(
+                "nothing to check: there is no {PUSH} and no {TURN} in {}",
+                directory.display()
+            ));
+        }
+        return Ok(found);
     }
     let usual = ["/etc/nocturne", "config"]
         .iter()
-        .map(|directory| Path::new(directory).join("push-gateway.yaml"));
-    usual
-        .into_iter()
-        .find(|path| path.exists())
-        .or_else(|| push::default_path(environment))
-        .map(|path| vec![path])
-        .ok_or_else(|| {
-            "nothing to check: name a file, or a folder with --config-dir; there is no push-gateway.yaml in \
+        .map(|directory| in_folder(Path::new(directory)))
+        .find(|found| !found.is_empty());
+    let found = usual.unwrap_or_else(|| {
+        let push = push::default_path(environment);
+        push.into_iter().chain(turn::default_path()).collect()
+    });
+    if found.is_empty() {
+        return Err(format!(
+            "nothing to check: name a file, or a folder with --config-dir; there is no {PUSH} and no {TURN} in \
              /etc/nocturne or ./config"
-                .to_owned()
-        })
+        ));
+    }
+    Ok(found)
+}
+
+fn in_folder(directory: &Path) -> Vec<PathBuf> {
+    [PUSH, TURN]
+        .iter()
+        .map(|name| directory.join(name))
+        .filter(|path| path.exists())
+        .collect()
+}
+
+/// Whose a file is, by the keys at its top; by its name where they do not tell.
+fn kind(path: &Path) -> Kind {
+    const OF_PUSH: [&str; 6] = [
+        "apps",
+        "metrics",
+        "outbound",
+        "limits",
+        "proxy",
+        "pushkey_keys",
+    ];
+    const OF_TURN: [&str; 11] = [
+        "realm",
+        "secrets",
+        "secrets_file",
+        "listen",
+        "relay",
+        "peers",
+        "quotas",
+        "lifetime",
+        "timeouts",
+        "credentials",
+        "tls",
+    ];
+    let keys = top_keys(path);
+    let count = |known: &[&str]| {
+        keys.iter()
+            .filter(|key| known.contains(&key.as_str()))
+            .count()
+    };
+    match count(&OF_TURN).cmp(&count(&OF_PUSH)) {
+        std::cmp::Ordering::Greater => Kind::Turn,
+        std::cmp::Ordering::Less => Kind::Push,
+        std::cmp::Ordering::Equal => {
+            let name = path.file_name().map(|name| name.to_string_lossy());
+            let is_turn = name.is_some_and(|name| name.to_lowercase().contains("turn"));
+            if is_turn { Kind::Turn } else { Kind::Push }
+        }
+    }
+}
+
+/// None when there is no such file, or it is no YAML: that is told when it is loaded.
+fn top_keys(path: &Path) -> Vec<String> {
+    let diagnostics = Diagnostics::new("");
+    let text = yaml::read(path, &diagnostics).unwrap_or_default();
+    let Some(root) = yaml::parse(&text, &diagnostics) else {
+        return Vec::new();
+    };
+    Value::root(&root, &diagnostics)
+        .entries()
+        .into_iter()
+        .map(|(key, _)| key.to_owned())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind_of(name: &str, text: &str) -> Kind {
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("write a file of the test");
+        kind(&path)
+    }
+
+    #[test]
+    fn a_file_is_known_by_its_keys_and_else_by_its_name() {
+        for (name, text, expected) in [
+            ("a.yaml", "apps: {}\nlog: {}\n", Kind::Push),
+            ("a.yaml", "realm: r\nhttp: {}\n", Kind::Turn),
+            ("turn-relay.yaml", "apps: {}\n", Kind::Push),
+            ("push-gateway.yaml", "realm: r\nsecrets: s\n", Kind::Turn),
+            ("turn-relay.yaml", "", Kind::Turn),
+            ("my-TURN.yml", "realm: [\n", Kind::Turn),
+            ("sygnal.yaml", "log: {}\n", Kind::Push),
+        ] {
+            assert_eq!(kind_of(name, text), expected, "{name}: {text:?}");
+        }
+        assert_eq!(kind(Path::new("/nonexistent/turn.yaml")), Kind::Turn);
+        assert_eq!(kind(Path::new("/nonexistent/sygnal.yaml")), Kind::Push);
+    }
 }

@@ -1,19 +1,32 @@
 //! One module per command: arguments in, exit code out.
 
-use std::{future::Future, io, process::ExitCode, time::Duration};
+use std::{future::Future, io, path::Path, process::ExitCode, time::Duration};
+
+use tokio::runtime;
 
 pub(crate) mod check;
+pub(crate) mod credentials;
 pub(crate) mod demo;
 pub(crate) mod keygen;
 pub(crate) mod notify;
 pub(crate) mod push;
+pub(crate) mod turn;
 
 /// Runs a future on a runtime with a thread for each core that the process may use.
 fn block_on(future: impl Future<Output = ExitCode>) -> ExitCode {
-    match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    block_on_runtime(runtime::Builder::new_multi_thread(), future)
+}
+
+/// Runs a future on a runtime with this thread alone.
+fn block_on_one_thread(future: impl Future<Output = ExitCode>) -> ExitCode {
+    block_on_runtime(runtime::Builder::new_current_thread(), future)
+}
+
+fn block_on_runtime(
+    mut builder: runtime::Builder,
+    future: impl Future<Output = ExitCode>,
+) -> ExitCode {
+    match builder.enable_all().build() {
         Ok(runtime) => {
             let code = runtime.block_on(future);
             // A name that is still being looked up is not waited for.
@@ -22,6 +35,21 @@ fn block_on(future: impl Future<Output = ExitCode>) -> ExitCode {
         }
         Err(error) => failed(&format!("the runtime cannot be started: {error}")),
     }
+}
+
+/// Says on standard error what a configuration cannot be used for, with its warnings; the exit code is 1.
+fn refused(path: &Path, errors: &[String], warnings: &[String]) -> ExitCode {
+    for problem in warnings {
+        say(&mut io::stderr(), &format!("warning: {problem}\n"));
+    }
+    for problem in errors {
+        say(&mut io::stderr(), &format!("error: {problem}\n"));
+    }
+    failed(&format!(
+        "{} cannot be used; problems: {}",
+        path.display(),
+        errors.len()
+    ))
 }
 
 /// Says on standard error what went wrong; the exit code is 1.

@@ -1,7 +1,6 @@
 //! `nocturne push`: the push gateway alone.
 
 use std::{
-    io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -14,7 +13,7 @@ use push_gateway::{
 use shared::{clock::Clock, environment::Environment, lifecycle, random::Random, telemetry};
 use tracing::{error, info, warn};
 
-use super::{block_on, failed, say};
+use super::{block_on, failed, refused};
 
 /// Run the push gateway
 ///
@@ -53,20 +52,7 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
     // A certificate that ran out stops its app; the gateway is there for the others.
     warnings.splice(..0, failing);
     let Some(config) = config.filter(|_| errors.is_empty()) else {
-        for problem in warnings
-            .iter()
-            .map(|warning| format!("warning: {warning}\n"))
-        {
-            say(&mut io::stderr(), &problem);
-        }
-        for problem in errors.iter().map(|error| format!("error: {error}\n")) {
-            say(&mut io::stderr(), &problem);
-        }
-        return failed(&format!(
-            "{} cannot be used; problems: {}",
-            path.display(),
-            errors.len()
-        ));
+        return refused(&path, &errors, &warnings);
     };
     if let Err(problem) = telemetry::start(&config.log.level, config.log.format, environment) {
         return failed(&problem);

@@ -4,14 +4,18 @@ use std::collections::BTreeSet;
 
 use crate::read;
 
-const MANIFESTS: [&str; 7] = [
+const MANIFESTS: [&str; 11] = [
     "Cargo.toml",
     "bench/Cargo.toml",
+    "bench/credentials/Cargo.toml",
     "bench/turn/Cargo.toml",
     "push-gateway/Cargo.toml",
     "shared/Cargo.toml",
+    "shared/address-policy/Cargo.toml",
     "stand-ins/Cargo.toml",
+    "tests/interop/Cargo.toml",
     "turn-relay/Cargo.toml",
+    "turn-relay/proto/Cargo.toml",
 ];
 
 #[test]

@@ -7,13 +7,17 @@ use std::{
     process::Command,
 };
 
+use turn_relay_proto::counters::{
+    AuthFailure, Denial, Direction, DropReason, Handshake, Label, QuotaHit,
+};
+
 mod dependencies;
 mod examples;
 mod opaque_push;
 mod snippets;
 
 /// The documents that users read.
-const DOCUMENTS: [&str; 11] = [
+const DOCUMENTS: [&str; 12] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -24,7 +28,9 @@ const DOCUMENTS: [&str; 11] = [
     "docs/monitoring.md",
     "docs/opaque-push.md",
     "docs/providers.md",
+    "docs/turn-credentials.md",
     "spec/opaque-push.md",
+    "tests/interop/README.md",
 ];
 
 #[test]
@@ -85,15 +91,24 @@ fn the_outcome_tables_are_those_of_the_code() {
 
 #[test]
 fn every_metric_is_described_and_no_other() {
+    const PREFIXES: [&str; 3] = ["sygnal_", "nocturne_push_", "nocturne_turn_"];
     let is_name = |word: &&str| {
-        let prefixed = word.starts_with("sygnal_") || word.starts_with("nocturne_push_");
+        let prefixed = PREFIXES.iter().any(|prefix| word.starts_with(prefix));
         prefixed
             && word
                 .bytes()
                 .all(|byte| byte == b'_' || byte.is_ascii_lowercase())
     };
-    let source = read("push-gateway/src/metrics.rs");
-    let registered: BTreeSet<_> = source.split('"').filter(is_name).collect();
+    let sources = [
+        "push-gateway/src/metrics.rs",
+        "turn-relay/src/metrics.rs",
+        "turn-relay/src/credentials/metrics.rs",
+    ]
+    .map(read);
+    let registered: BTreeSet<_> = sources
+        .iter()
+        .flat_map(|source| source.split('"').filter(is_name))
+        .collect();
     let document = read("docs/monitoring.md");
     let described: BTreeSet<_> = document
         .lines()
@@ -102,6 +117,36 @@ fn every_metric_is_described_and_no_other() {
         .filter(is_name)
         .collect();
     assert_eq!(described, registered);
+}
+
+#[test]
+fn every_label_of_the_relay_is_described_and_no_other() {
+    fn labels<L: Label>() -> BTreeSet<String> {
+        L::ALL
+            .iter()
+            .map(|label| label.label().to_owned())
+            .collect()
+    }
+
+    let document = read("docs/monitoring.md");
+    let described = |metrics: &str| -> BTreeSet<String> {
+        let row = document
+            .lines()
+            .find(|line| line.starts_with(&format!("| {metrics} | `")))
+            .unwrap_or_else(|| panic!("no row for {metrics}"));
+        // after the label's name
+        row.split('`')
+            .skip(3)
+            .step_by(2)
+            .map(str::to_owned)
+            .collect()
+    };
+    assert_eq!(described("packets, bytes"), labels::<Direction>());
+    assert_eq!(described("drops"), labels::<DropReason>());
+    assert_eq!(described("auth_failures"), labels::<AuthFailure>());
+    assert_eq!(described("denials"), labels::<Denial>());
+    assert_eq!(described("quota_hits"), labels::<QuotaHit>());
+    assert_eq!(described("handshakes"), labels::<Handshake>());
 }
 
 #[test]
@@ -120,7 +165,7 @@ fn every_command_of_the_readme_exists() {
             seen.extend(words.next().map(str::to_owned));
         }
     }
-    for command in ["push", "check", "notify"] {
+    for command in ["push", "turn", "check", "notify"] {
         assert!(
             seen.contains(command),
             "the README has no `nocturne {command}`"

@@ -4,12 +4,15 @@ use std::{fs, path::Path};
 
 use push_gateway::config;
 use shared::{clock::Clock, environment::Environment};
-use stand_ins::{ApnsKey, ServiceAccount, VapidKey, write_secret};
+use stand_ins::{ApnsKey, Authority, ServiceAccount, VapidKey, write_secret};
 
 use crate::{DOCUMENTS, code_blocks, read};
 
 /// Begins blocks that are another program's.
 const HOMESERVER: &str = "# homeserver.yaml";
+
+/// Is in the blocks that are the relay's.
+const RELAY: &str = "\nrealm: ";
 
 #[test]
 fn every_configuration_loads_without_an_error_and_without_a_warning() {
@@ -21,23 +24,34 @@ fn every_configuration_loads_without_an_error_and_without_a_warning() {
             if block.starts_with(HOMESERVER) {
                 continue;
             }
-            let file = folder.path().join("push-gateway.yaml");
+            let file = folder.path().join("configuration.yaml");
             let keys = format!("{}/", folder.path().display());
             fs::write(&file, block.replace("/etc/nocturne/", &keys))
                 .expect("the folder can be written to");
-            let loaded = config::load(&file, &Environment::default(), Clock::system().wall());
-            let problems = [loaded.errors, loaded.warnings].concat();
+            let now = Clock::system().wall();
+            let problems = if block.contains(RELAY) {
+                let loaded = turn_relay::config::load(&file, now);
+                [loaded.errors, loaded.failing, loaded.warnings].concat()
+            } else {
+                let loaded = config::load(&file, &Environment::default(), now);
+                [loaded.errors, loaded.failing, loaded.warnings].concat()
+            };
             assert_eq!(problems, [""; 0], "block {} of {document}", index + 1);
             loaded_some += 1;
         }
     }
-    assert!(loaded_some >= 4, "{loaded_some}");
+    assert!(loaded_some >= 6, "{loaded_some}");
 }
 
 fn write_keys(folder: &Path) {
     let apns = ApnsKey::generate("ABCDEF1234", "TEAM123456").expect("a key");
     let account = ServiceAccount::generate("example-project").expect("a key");
     let vapid = VapidKey::generate().expect("a key");
+    let authority = Authority::new().expect("a key");
+    let identity = authority
+        .server_identity(&["turn.example.org"])
+        .expect("a certificate")
+        .pem();
     for (name, text) in [
         ("apns.p8", apns.pem()),
         (
@@ -45,6 +59,9 @@ fn write_keys(folder: &Path) {
             &account.json("https://oauth2.googleapis.com/token"),
         ),
         ("vapid.pem", vapid.pem()),
+        ("fullchain.pem", &identity),
+        ("key.pem", &identity),
+        ("turn-secrets", "kPlaXzQyVqFhMEUwbzcx\n"),
         (
             "pushkeys.key",
             "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",

@@ -141,7 +141,7 @@ async fn keygen_writes_a_key_that_only_its_owner_can_read() {
 #[tokio::test]
 async fn every_command_has_help_with_an_example() {
     let world = World::new().await;
-    for command in ["push", "check", "notify", "keygen", "demo"] {
+    for command in ["push", "turn", "check", "notify", "keygen", "demo"] {
         let output = nocturne(&world, &[command, "--help"]).await;
         assert!(output.status.success(), "{command}");
         let help = said(&output);

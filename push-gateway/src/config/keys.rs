@@ -3,7 +3,6 @@
 //! A problem names the file and what is wrong with it, never anything that is in it.
 
 use std::{
-    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -13,23 +12,21 @@ use aws_lc_rs::{
     encoding::{AsBigEndian, EcPrivateKeyBin},
     rsa,
 };
-use base64::{
-    Engine as _, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
 use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     sign::CertifiedKey,
 };
-use shared::{http_client::ClientIdentity, secret::Secret, yaml::Value};
+use shared::{
+    http_client::ClientIdentity,
+    key_file::{KeyFile, decode_base64, pem_blocks},
+    secret::Secret,
+    yaml::Value,
+};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::ServiceAccount;
 use crate::sealed::pushkey::PushkeyKey;
-
-/// Far more than any key, certificate chain or service account has.
-const LARGEST_FILE: u64 = 1 << 20;
 
 /// How long before its end a certificate's expiry is worth a warning: Apple's are for a year.
 const EXPIRES_SOON: Duration = Duration::from_hours(30 * 24);
@@ -45,7 +42,7 @@ pub(super) struct Certificate {
 pub(super) fn apns_key(value: &Value<'_>) -> Option<Secret<String>> {
     const EXPECTED: &str =
         "expected the `.p8` file from Apple: an EC P-256 private key in PKCS#8 (`PRIVATE KEY`)";
-    let file = File::read(value)?;
+    let file = KeyFile::read(value)?;
     let text = file.text()?;
     match PrivateKeyDer::from_pem_slice(text.as_bytes()) {
         Ok(PrivateKeyDer::Pkcs8(key)) if is_p256(key.secret_pkcs8_der()) => {}
@@ -63,7 +60,7 @@ pub(super) fn apns_key(value: &Value<'_>) -> Option<Secret<String>> {
             return None;
         }
         Err(_) => {
-            file.error(format_args!("{}, {EXPECTED}", blocks_found(&text)));
+            file.error(format_args!("{}, {EXPECTED}", pem_blocks(&text)));
             return None;
         }
     }
@@ -74,14 +71,14 @@ pub(super) fn apns_key(value: &Value<'_>) -> Option<Secret<String>> {
 pub(super) fn apns_certificate(value: &Value<'_>, now: SystemTime) -> Option<Certificate> {
     const EXPECTED: &str =
         "expected a PEM file with the certificate and its unencrypted private key";
-    let file = File::read(value)?;
+    let file = KeyFile::read(value)?;
     let text = file.text()?;
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     let chain = chain.unwrap_or_default();
     let Some(leaf) = chain.first() else {
         file.error(format_args!(
             "no certificate can be read from it: {}, {EXPECTED}",
-            blocks_found(&text)
+            pem_blocks(&text)
         ));
         return None;
     };
@@ -96,7 +93,7 @@ pub(super) fn apns_certificate(value: &Value<'_>, now: SystemTime) -> Option<Cer
     } else {
         file.error(format_args!(
             "no private key can be read from it: {}, {EXPECTED}",
-            blocks_found(&text)
+            pem_blocks(&text)
         ));
         None
     };
@@ -162,15 +159,15 @@ pub(super) fn apns_certificate(value: &Value<'_>, now: SystemTime) -> Option<Cer
 pub(super) fn vapid_key(value: &Value<'_>) -> Option<Arc<Secret<[u8; 32]>>> {
     const EXPECTED: &str = "expected a P-256 private key \
          (make one: openssl ecparam -name prime256v1 -genkey -noout -out FILE)";
-    let file = File::read(value)?;
-    let text = std::str::from_utf8(&file.content).unwrap_or("");
+    let file = KeyFile::read(value)?;
+    let text = std::str::from_utf8(file.content()).unwrap_or("");
     let key = if text.contains("-----BEGIN") {
         match PrivateKeyDer::from_pem_slice(text.as_bytes()) {
             Ok(PrivateKeyDer::Pkcs8(key)) => p256_of_der(key.secret_pkcs8_der()),
             Ok(PrivateKeyDer::Sec1(key)) => p256_of_der(key.secret_sec1_der()),
             Ok(_) => None,
             Err(_) => {
-                file.error(format_args!("{}, {EXPECTED}", blocks_found(text)));
+                file.error(format_args!("{}, {EXPECTED}", pem_blocks(text)));
                 return None;
             }
         }
@@ -178,7 +175,7 @@ pub(super) fn vapid_key(value: &Value<'_>) -> Option<Arc<Secret<[u8; 32]>>> {
         match decode_base64(text) {
             Some(bytes) if bytes.len() == 32 => p256_of_scalar(&bytes),
             Some(bytes) => p256_of_der(&bytes),
-            None => p256_of_der(&file.content),
+            None => p256_of_der(file.content()),
         }
     };
     if key.is_none() {
@@ -206,8 +203,8 @@ pub(super) fn pushkey_key(value: &Value<'_>) -> Option<PushkeyKey> {
 }
 
 fn key_of_32_bytes(value: &Value<'_>, expected: &str) -> Option<Zeroizing<[u8; 32]>> {
-    let file = File::read(value)?;
-    let decoded = std::str::from_utf8(&file.content)
+    let file = KeyFile::read(value)?;
+    let decoded = std::str::from_utf8(file.content())
         .ok()
         .and_then(decode_base64);
     let key = decoded.and_then(|bytes| <[u8; 32]>::try_from(bytes.as_slice()).ok());
@@ -221,9 +218,9 @@ fn key_of_32_bytes(value: &Value<'_>, expected: &str) -> Option<Zeroizing<[u8; 3
 pub(super) fn service_account(value: &Value<'_>) -> Option<ServiceAccount> {
     const REMEDY: &str =
         "(download the JSON key of a service account: Firebase console, project settings)";
-    let file = File::read(value)?;
+    let file = KeyFile::read(value)?;
     // To a value and not to a struct: the errors of the latter quote what they found.
-    let json: serde_json::Value = match serde_json::from_slice(&file.content) {
+    let json: serde_json::Value = match serde_json::from_slice(file.content()) {
         Ok(json) => json,
         Err(error) => {
             file.error(format_args!(
@@ -287,146 +284,6 @@ pub(super) fn service_account(value: &Value<'_>) -> Option<ServiceAccount> {
     })
 }
 
-/// A file that a value names, with the value as the place of its problems.
-struct File<'v, 'a> {
-    value: &'v Value<'a>,
-    name: &'a str,
-    content: Zeroizing<Vec<u8>>,
-}
-
-impl<'v, 'a> File<'v, 'a> {
-    fn read(value: &'v Value<'a>) -> Option<Self> {
-        let name = value.filled_text()?;
-        let path = Path::new(name);
-        if looks_like_a_key(name) {
-            value.error(
-                "expected the path of a file, found what looks like the key itself (write it to a \
-                 file that only the gateway's user may read)",
-            );
-            return None;
-        }
-        match Self::content(path) {
-            Ok(content) => {
-                let file = Self {
-                    value,
-                    name,
-                    content,
-                };
-                file.check_permissions();
-                Some(file)
-            }
-            Err(problem) => {
-                // As in Sygnal, the file's own folder plays no part.
-                let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-                let note = if path.is_relative() {
-                    "; relative paths start at the working directory"
-                } else {
-                    ""
-                };
-                value.error(format_args!(
-                    "the file {name:?} cannot be read: {problem} (looked for {}{note})",
-                    absolute.display()
-                ));
-                None
-            }
-        }
-    }
-
-    fn content(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-        let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
-        // A pipe or a device could block the start for ever.
-        if !metadata.is_file() {
-            return Err("it is not a file".to_owned());
-        }
-        if metadata.len() > LARGEST_FILE {
-            return Err(format!("it has more than {LARGEST_FILE} bytes"));
-        }
-        std::fs::read(path)
-            .map(Zeroizing::new)
-            .map_err(|error| error.to_string())
-    }
-
-    #[cfg(unix)]
-    fn check_permissions(&self) {
-        use std::os::unix::fs::PermissionsExt;
-
-        const READABLE_BY_OTHERS: u32 = 0o004;
-        let mode = std::fs::metadata(self.name).map_or(0, |metadata| metadata.permissions().mode());
-        if mode & READABLE_BY_OTHERS != 0 {
-            self.warning(format_args!(
-                "holds a key and can be read by other users, mode {:04o} (chmod 600 {})",
-                mode & 0o7777,
-                self.name
-            ));
-        }
-    }
-
-    #[cfg(not(unix))]
-    fn check_permissions(&self) {}
-
-    fn text(&self) -> Option<Zeroizing<String>> {
-        let Ok(text) = std::str::from_utf8(&self.content) else {
-            self.error(
-                "is not a PEM file (lines of text between `-----BEGIN …-----` and `-----END …-----`)",
-            );
-            return None;
-        };
-        Some(Zeroizing::new(text.to_owned()))
-    }
-
-    fn error(&self, text: impl std::fmt::Display) {
-        self.value
-            .error(format_args!("the file {:?}: {text}", self.name));
-    }
-
-    /// What stops this app and no other.
-    fn failing(&self, text: impl std::fmt::Display) {
-        self.value
-            .failing(format_args!("the file {:?}: {text}", self.name));
-    }
-
-    fn warning(&self, text: impl std::fmt::Display) {
-        self.value
-            .warning(format_args!("the file {:?}: {text}", self.name));
-    }
-}
-
-/// Whether a path is rather the text that belongs into the file. Such a text is not printed.
-fn looks_like_a_key(name: &str) -> bool {
-    const SHORTEST: usize = 32;
-    name.contains(['\n', '\r', '{'])
-        || name.contains("-----BEGIN")
-        || (decode_base64(name).is_some_and(|bytes| bytes.len() >= SHORTEST)
-            && !Path::new(name).exists())
-}
-
-/// Which kinds of PEM blocks a text has. Only known kinds are named: a damaged file could have anything
-/// there.
-fn blocks_found(text: &str) -> String {
-    const KNOWN: [&str; 10] = [
-        "CERTIFICATE",
-        "CERTIFICATE REQUEST",
-        "EC PARAMETERS",
-        "EC PRIVATE KEY",
-        "ENCRYPTED PRIVATE KEY",
-        "OPENSSH PRIVATE KEY",
-        "PRIVATE KEY",
-        "PUBLIC KEY",
-        "RSA PRIVATE KEY",
-        "RSA PUBLIC KEY",
-    ];
-    let blocks: Vec<_> = KNOWN
-        .into_iter()
-        .filter(|kind| text.contains(&format!("-----BEGIN {kind}-----")))
-        .map(|kind| format!("`{kind}`"))
-        .collect();
-    if blocks.is_empty() {
-        "found no PEM block".to_owned()
-    } else {
-        format!("found {}", blocks.join(" and "))
-    }
-}
-
 fn is_p256(der: &[u8]) -> bool {
     PrivateKey::from_private_key_der(&ECDH_P256, der).is_ok()
 }
@@ -452,22 +309,6 @@ fn is_rsa(pem: &str) -> bool {
         Ok(PrivateKeyDer::Pkcs1(key)) => rsa::KeyPair::from_der(key.secret_pkcs1_der()).is_ok(),
         Ok(_) | Err(_) => false,
     }
-}
-
-/// Base64 of either alphabet, with or without padding.
-fn decode_base64(text: &str) -> Option<Zeroizing<Vec<u8>>> {
-    const LENIENT: GeneralPurposeConfig =
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    let text = Zeroizing::new(text.split_whitespace().collect::<String>());
-    if text.is_empty() {
-        return None;
-    }
-    [alphabet::URL_SAFE, alphabet::STANDARD]
-        .iter()
-        .find_map(|alphabet| {
-            let engine = GeneralPurpose::new(alphabet, LENIENT);
-            engine.decode(text.as_bytes()).ok().map(Zeroizing::new)
-        })
 }
 
 fn unix_seconds(time: SystemTime) -> i64 {

@@ -7,16 +7,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use ipnet::IpNet;
 use shared::{
-    address_policy::{AddressPolicy, parse_network},
+    address_policy::AddressPolicy,
     environment::Environment,
     secret::Secret,
     yaml::{self, Diagnostics, Scalar, Section, Severity, Value},
 };
 use url::Url;
 
-use super::{Config, Glob, Limits, Log, LogFormat, app, keys};
+use super::{Config, Glob, Limits, Log, app, keys};
 use crate::sealed::pushkey::{PushkeyKeys, SameId};
 
 /// What reading a file gave.
@@ -36,7 +35,7 @@ pub struct Loaded {
 #[must_use]
 pub fn load(path: &Path, environment: &Environment, now: SystemTime) -> Loaded {
     let diagnostics = Diagnostics::new(path.display().to_string());
-    let config = read(path, &diagnostics)
+    let config = yaml::read(path, &diagnostics)
         .and_then(|text| config_of_text(&text, path, environment, now, &diagnostics));
     finish(config, &diagnostics)
 }
@@ -47,41 +46,6 @@ pub(super) fn finish(config: Option<Config>, diagnostics: &Diagnostics) -> Loade
         warnings: diagnostics.of(Severity::Warning),
         failing: diagnostics.of(Severity::Failing),
         errors: diagnostics.of(Severity::Error),
-    }
-}
-
-fn read(path: &Path, diagnostics: &Diagnostics) -> Option<String> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-            diagnostics.report(
-                Severity::Error,
-                0,
-                "",
-                format_args!(
-                    "cannot be read: {error} (looked for {})",
-                    absolute.display()
-                ),
-            );
-            return None;
-        }
-    };
-    match String::from_utf8(bytes) {
-        Ok(text) => Some(text),
-        Err(error) => {
-            let valid = error.utf8_error().valid_up_to();
-            let line = error.as_bytes()[..valid]
-                .split(|byte| *byte == b'\n')
-                .count();
-            diagnostics.report(
-                Severity::Error,
-                line,
-                "",
-                "found bytes that are not UTF-8 (save the file in the encoding UTF-8)",
-            );
-            None
-        }
     }
 }
 
@@ -384,29 +348,14 @@ fn rate(limits: &Section<'_>, key: &'static str, default: Option<u32>) -> Option
 
 fn outbound(outbound: &Section<'_>) -> AddressPolicy {
     let policy = AddressPolicy {
-        allow: networks(outbound, "allow_private"),
-        deny: networks(outbound, "deny"),
+        allow: outbound.networks("allow_private"),
+        deny: outbound.networks("deny"),
     };
     outbound.finish(Severity::Warning);
     policy
 }
 
-fn networks(outbound: &Section<'_>, key: &'static str) -> Vec<IpNet> {
-    let Some(list) = outbound.get(key) else {
-        return Vec::new();
-    };
-    let network = |item: Value<'_>| match parse_network(item.text()?.trim()) {
-        Ok(network) => Some(network),
-        Err(problem) => {
-            item.error(problem);
-            None
-        }
-    };
-    list.one_or_more().into_iter().filter_map(network).collect()
-}
-
 fn log(log: &Section<'_>) -> Log {
-    let defaults = Log::default();
     let setup = log.ignored("setup");
     let access = log.ignored("access");
     if let Some(value) = setup.or(access) {
@@ -415,61 +364,9 @@ fn log(log: &Section<'_>) -> Log {
              requests are not logged",
         );
     }
-    let read = Log {
-        level: log
-            .get("level")
-            .and_then(|value| log_level(&value))
-            .unwrap_or(defaults.level),
-        format: log
-            .get("format")
-            .and_then(|value| {
-                value.choice(&[
-                    ("auto", LogFormat::Auto),
-                    ("text", LogFormat::Text),
-                    ("json", LogFormat::Json),
-                ])
-            })
-            .unwrap_or(defaults.format),
-        unsafe_identifiers: flag(log, "unsafe_identifiers", defaults.unsafe_identifiers),
-    };
+    let read = Log::read(log, "push_gateway");
     log.finish(Severity::Warning);
     read
-}
-
-/// A level, or directives such as `info,push_gateway=debug`. A word that is no level would be taken for
-/// a module's name, and everything else would fall silent.
-fn log_level(value: &Value<'_>) -> Option<String> {
-    const LEVELS: [(&str, ()); 6] = [
-        ("off", ()),
-        ("error", ()),
-        ("warn", ()),
-        ("info", ()),
-        ("debug", ()),
-        ("trace", ()),
-    ];
-    let is_level = |word: &str| {
-        LEVELS
-            .iter()
-            .any(|(level, ())| level.eq_ignore_ascii_case(word))
-    };
-    let (_, text) = value.meaning().unwrap_or((Scalar::Null, ""));
-    let directives = || text.split(',').map(str::trim);
-    if text.contains(['=', ',']) {
-        let valid = directives().all(|directive| {
-            let level = directive
-                .rsplit_once('=')
-                .map_or(directive, |(_, level)| level);
-            is_level(level)
-        });
-        if !valid {
-            value.unexpected("directives such as `info,push_gateway=debug`");
-        }
-        return valid.then(|| text.to_owned());
-    }
-    if is_level(text) {
-        return Some(text.to_ascii_lowercase());
-    }
-    value.choice(&LEVELS).map(|()| text.to_owned())
 }
 
 fn pushkey_keys(root: &Section<'_>) -> Arc<PushkeyKeys> {

@@ -262,18 +262,7 @@ pub struct Limits {
     pub per_source_per_second: Option<u32>,
 }
 
-/// `log:`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// `level` (default `info`): a level or a `RUST_LOG` filter
-    pub level: String,
-    /// `format` (default `auto`)
-    pub format: LogFormat,
-    /// `unsafe_identifiers` (default false)
-    pub unsafe_identifiers: bool,
-}
-
-pub use shared::telemetry::LogFormat;
+pub use shared::telemetry::{Log, LogFormat};
 
 impl Default for OpaqueOptions {
     fn default() -> Self {
@@ -298,16 +287,6 @@ impl Default for Limits {
             request_budget: Duration::from_secs(25),
             per_pushkey_per_minute: Some(240),
             per_source_per_second: None,
-        }
-    }
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self {
-            level: "info".to_owned(),
-            format: LogFormat::Auto,
-            unsafe_identifiers: false,
         }
     }
 }

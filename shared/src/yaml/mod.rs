@@ -9,12 +9,14 @@
 
 mod diagnostics;
 mod document;
+mod file;
 mod scalar;
 mod unit;
 mod view;
 
 pub use diagnostics::{Diagnostics, Severity};
 pub use document::{Node, parse};
+pub use file::read;
 pub use scalar::Scalar;
 pub use unit::{parse_duration, parse_size};
 pub use view::{Section, Value};

@@ -2,6 +2,9 @@
 
 use std::{cell::RefCell, fmt::Display, ops::RangeInclusive, time::Duration};
 
+use address_policy::parse_network;
+use ipnet::IpNet;
+
 use super::{
     Diagnostics, Node, Scalar, Severity,
     document::{Content, Entry, Key},
@@ -304,6 +307,18 @@ impl<'a> Value<'a> {
         None
     }
 
+    /// An IP address or network.
+    #[must_use]
+    pub fn network(&self) -> Option<IpNet> {
+        match parse_network(self.text()?.trim()) {
+            Ok(network) => Some(network),
+            Err(problem) => {
+                self.error(problem);
+                None
+            }
+        }
+    }
+
     /// The members of a list.
     #[must_use]
     pub fn list(&self) -> Option<Vec<Self>> {
@@ -466,6 +481,15 @@ impl<'a> Section<'a> {
                 diagnostics: self.diagnostics,
             },
         }
+    }
+
+    /// The networks that `key` lists, none without it. Whatever is no network is reported.
+    #[must_use]
+    pub fn networks(&self, key: &'static str) -> Vec<IpNet> {
+        let items = self
+            .get(key)
+            .map_or_else(Vec::new, |list| list.one_or_more());
+        items.iter().filter_map(Value::network).collect()
     }
 
     /// Whether `key` is there and not null.

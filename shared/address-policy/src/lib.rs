@@ -50,9 +50,10 @@ impl AddressPolicy {
 #[must_use]
 pub fn is_public(address: IpAddr) -> bool {
     match canonical(address) {
-        IpAddr::V4(address) => !contain(&SPECIAL_V4, IpAddr::V4(address)),
+        IpAddr::V4(address) => !SPECIAL_V4_BITS.contain(upper_bits(IpAddr::V4(address))),
         IpAddr::V6(address) => {
-            GLOBAL_UNICAST.contains(&address) && !contain(&SPECIAL_V6, IpAddr::V6(address))
+            let bits = upper_bits(IpAddr::V6(address));
+            GLOBAL_UNICAST_BITS.contain(bits) && !SPECIAL_V6_BITS.contain(bits)
         }
     }
 }
@@ -139,8 +140,10 @@ fn unmapped(network: IpNet) -> IpNet {
         .map_or(network, IpNet::V4)
 }
 
-/// The address that a packet to `address` ends up at, where the address itself says so.
-fn canonical(address: IpAddr) -> IpAddr {
+/// The address that a packet to `address` ends up at, where the address itself says so: an IPv4-mapped,
+/// NAT64 (well-known prefix) or 6to4 address becomes the IPv4 address in it.
+#[must_use]
+pub fn canonical(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else {
         return address;
     };
@@ -195,6 +198,58 @@ const SPECIAL_V6: [IpNet; 4] = [
     v6([0x2620, 0x4f, 0x8000], 48), // AS112, RFC 7534
     v6([0x3fff, 0, 0], 20), // documentation, RFC 9637
 ];
+
+const SPECIAL_V4_BITS: Bits<{ SPECIAL_V4.len() }> = Bits::of(SPECIAL_V4);
+const GLOBAL_UNICAST_BITS: Bits<1> = Bits::of([IpNet::V6(GLOBAL_UNICAST)]);
+const SPECIAL_V6_BITS: Bits<{ SPECIAL_V6.len() }> = Bits::of(SPECIAL_V6);
+
+/// Networks of one family as numbers, for a relay that asks for every packet.
+struct Bits<const N: usize> {
+    networks: [u64; N],
+    masks: [u64; N],
+}
+
+impl<const N: usize> Bits<N> {
+    /// `networks` of one family, with prefixes of 64 bits at most.
+    const fn of(networks: [IpNet; N]) -> Self {
+        let mut bits = Self {
+            networks: [0; N],
+            masks: [0; N],
+        };
+        let mut index = 0;
+        while index < N {
+            let (network, rest) = match networks[index] {
+                IpNet::V4(net) => (IpAddr::V4(net.addr()), 32 - net.prefix_len()),
+                IpNet::V6(net) => (IpAddr::V6(net.addr()), 64 - net.prefix_len()),
+            };
+            bits.networks[index] = upper_bits(network);
+            bits.masks[index] = u64::MAX << rest;
+            index += 1;
+        }
+        bits
+    }
+
+    #[expect(
+        clippy::needless_bitwise_bool,
+        reason = "without an early end the compiler compares several at once"
+    )]
+    fn contain(&self, address: u64) -> bool {
+        self.networks
+            .iter()
+            .zip(&self.masks)
+            .fold(false, |found, (network, mask)| {
+                found | (address & mask == *network)
+            })
+    }
+}
+
+/// All bits of an IPv4 address, the upper 64 of an IPv6 address.
+const fn upper_bits(address: IpAddr) -> u64 {
+    match address {
+        IpAddr::V4(address) => address.to_bits() as u64,
+        IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
+    }
+}
 
 const fn v4([a, b, c, d]: [u8; 4], prefix: u8) -> IpNet {
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix))
@@ -482,6 +537,21 @@ mod tests {
             for form in [mapped, nat64, six_to_four] {
                 let form = IpAddr::from(Ipv6Addr::from(form));
                 prop_assert!(!policy.permits(form) || policy.permits(v4), "{form} as {v4}");
+            }
+        }
+
+        #[test]
+        fn the_numbers_say_what_the_networks_say(
+            v4 in prop_oneof![any::<u32>(), interesting_v4()],
+            v6 in prop_oneof![any::<u128>(), (0x2000_u128..0x4000, any::<u128>())
+                .prop_map(|(upper, lower)| upper << 112 | lower >> 16)],
+        ) {
+            let v4 = IpAddr::from(Ipv4Addr::from(v4));
+            prop_assert_eq!(is_public(v4), !contain(&SPECIAL_V4, v4));
+            let v6 = IpAddr::from(Ipv6Addr::from(v6));
+            if canonical(v6) == v6 {
+                let global = contain(&[IpNet::V6(GLOBAL_UNICAST)], v6);
+                prop_assert_eq!(is_public(v6), global && !contain(&SPECIAL_V6, v6));
             }
         }
 

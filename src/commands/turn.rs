@@ -1,0 +1,100 @@
+//! `nocturne turn`: the TURN relay alone.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Args;
+use shared::{clock::Clock, environment::Environment, lifecycle, random::Random, telemetry};
+use tracing::{error, info, warn};
+use turn_relay::{
+    config::{self, Loaded},
+    relay::World,
+};
+
+use super::{block_on_one_thread, failed, refused};
+
+/// Where the configuration is looked for, in this order.
+const USUAL: [&str; 2] = ["turn-relay.yaml", "/etc/nocturne/turn-relay.yaml"];
+
+/// Run the TURN relay
+///
+/// On SIGTERM it makes no allocations any more and stops when the last one is gone (`drain_timeout`); a
+/// second SIGTERM stops it at once. On SIGHUP it reads its configuration, secrets and certificate again.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  nocturne turn --config turn-relay.yaml")]
+pub(crate) struct Arguments {
+    /// The configuration.
+    ///
+    /// Without it, turn-relay.yaml here, else /etc/nocturne/turn-relay.yaml.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode {
+    let Some(path) = arguments.config.clone().or_else(default_path) else {
+        return failed(&format!(
+            "no configuration: name one with --config FILE; there is no {} either (config/turn-relay.yaml is a \
+             commented example)",
+            USUAL.join(" or ")
+        ));
+    };
+    let clock = Clock::system();
+    let Loaded {
+        config,
+        mut warnings,
+        failing,
+        errors,
+    } = config::load(&path, clock.wall());
+    // A certificate that ran out stops TLS; the relay is there for the others.
+    warnings.splice(..0, failing);
+    let Some(config) = config.filter(|_| errors.is_empty()) else {
+        return refused(&path, &errors, &warnings);
+    };
+    if let Err(problem) = telemetry::start(&config.log.level, config.log.format, environment) {
+        return failed(&problem);
+    }
+    for warning in &warnings {
+        warn!("{warning}");
+    }
+    for line in config::report::summary(&config) {
+        info!("{line}");
+    }
+    // Everything but relaying, which has threads of its own.
+    block_on_one_thread(async {
+        let (trigger, shutdown) = lifecycle::shutdown();
+        let world = World {
+            clock,
+            random: Random::system(),
+            environment: environment.clone(),
+        };
+        let bound = match turn_relay::bind(config, world).await {
+            Ok(bound) => bound,
+            Err(problem) => {
+                error!("{problem}");
+                return ExitCode::FAILURE;
+            }
+        };
+        match turn_relay::run(bound, trigger, shutdown).await {
+            Ok(()) => {
+                info!("stopped");
+                ExitCode::SUCCESS
+            }
+            Err(problem) => {
+                error!(%problem, "signals cannot be handled");
+                ExitCode::FAILURE
+            }
+        }
+    })
+}
+
+/// Where the configuration is, when the command line does not say.
+pub(crate) fn default_path() -> Option<PathBuf> {
+    USUAL
+        .iter()
+        .map(Path::new)
+        .find(|path| path.exists())
+        .map(Path::to_path_buf)
+}

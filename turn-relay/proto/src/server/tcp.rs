@@ -1,0 +1,291 @@
+//! TCP allocations, RFC 6062.
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::{
+    ConnectFailure, Server,
+    allocation::{ConnectionState, PeerConnection},
+    authenticate::Authentic,
+    reply::{Request, answer, fail, succeed},
+};
+use crate::{
+    address::{ConnectionId, Family, RelayId},
+    commons::Random,
+    connections::NotJoined,
+    counters::{AuthFailure, Denial, QuotaHit},
+    effect::{Data, Effect, Effects, Purpose, RelayKind},
+    policy::unmapped,
+    stun::{AttributeType, Class, MessageWriter, Method},
+    time::{Now, Time},
+};
+
+/// How long a connection to a peer waits for its ConnectionBind request, RFC 6062 §5.2 and §5.3.
+const WAITS: Duration = Duration::from_secs(30);
+/// Connections to peers that one allocation may have at one time.
+const MAX_CONNECTIONS: usize = 64;
+
+impl<R: Random> Server<R> {
+    /// Connect, RFC 6062 §5.2. It is answered once the connection is there, or not.
+    pub(super) fn connect(
+        &mut self,
+        slot: u32,
+        request: &Request<'_>,
+        authentic: &Authentic,
+        now: Time,
+        effects: &mut Effects,
+    ) -> Result<(), u16> {
+        let peer = request
+            .message
+            .xor_address(AttributeType::XOR_PEER_ADDRESS)
+            .ok_or(400u16)?;
+        let peer = unmapped(peer);
+        let family = Family::of(peer.ip());
+        let allocation = self.allocations.get(slot).ok_or(437u16)?;
+        if allocation.kind != RelayKind::Tcp {
+            return Err(400);
+        }
+        if let Some(connection) = allocation.connections.iter().find(|c| c.peer == peer) {
+            return match &connection.state {
+                // the request came twice, and its answer is on the way
+                ConnectionState::Connecting(reply, _)
+                    if reply.transaction_id == authentic.reply.transaction_id =>
+                {
+                    Ok(())
+                }
+                ConnectionState::Connecting(..)
+                | ConnectionState::Waiting(_)
+                | ConnectionState::Joined => Err(446),
+            };
+        }
+        if allocation.relay(family, now).is_none() {
+            return Err(443);
+        }
+        if !self.config.policy.permits(peer) {
+            self.counters.denials.add(Denial::Connect, 1);
+            return Err(403);
+        }
+        if allocation.connections.len() >= MAX_CONNECTIONS {
+            self.counters.quota_hits.add(QuotaHit::PeerConnections, 1);
+            return Err(508);
+        }
+        let relay = allocation.relay_id(family);
+        let id = self.draw_connection_id();
+        if let Some(allocation) = self.allocations.get_mut(slot) {
+            allocation.connections.push(PeerConnection {
+                id,
+                peer,
+                state: ConnectionState::Connecting(authentic.reply, authentic.key.clone()),
+            });
+        }
+        effects.list.push(Effect::ConnectToPeer {
+            relay,
+            peer,
+            connection: id,
+        });
+        Ok(())
+    }
+
+    /// ConnectionBind, RFC 6062 §5.4: on a stream of its own, possibly on another thread than the allocation's.
+    pub(super) fn connection_bind(
+        &mut self,
+        request: &Request<'_>,
+        authentic: &Authentic,
+        effects: &mut Effects,
+    ) {
+        let id = request
+            .message
+            .value(AttributeType::CONNECTION_ID)
+            .and_then(|value| value.try_into().ok())
+            .map(|value| ConnectionId(u32::from_be_bytes(value)));
+        let client = request.client;
+        let usable = client.transport.is_stream() && self.allocation_of(client).is_none();
+        let (true, Some(id)) = (usable, id) else {
+            return fail(request, authentic, 400, effects);
+        };
+        match self.commons.connections.take(id, authentic.username) {
+            Ok(()) => {
+                let nothing = |_: &mut MessageWriter<'_>| {};
+                succeed(request, authentic.reply, &authentic.key, &nothing, effects);
+                effects.list.push(Effect::JoinConnections {
+                    client,
+                    connection: id,
+                });
+            }
+            Err(NotJoined::Unknown) => fail(request, authentic, 400, effects),
+            Err(NotJoined::OtherUser) => {
+                self.counters.auth_failures.add(AuthFailure::OtherUser, 1);
+                fail(request, authentic, 441, effects);
+            }
+        }
+    }
+
+    /// [`Effect::ConnectToPeer`] was carried out.
+    pub fn peer_connected(
+        &mut self,
+        relay: RelayId,
+        connection: ConnectionId,
+        now: Now,
+        effects: &mut Effects,
+    ) {
+        self.connect_result(relay, connection, Ok(now.time + WAITS), effects);
+    }
+
+    /// [`Effect::ConnectToPeer`] could not be carried out.
+    pub fn peer_connect_failed(
+        &mut self,
+        relay: RelayId,
+        connection: ConnectionId,
+        failure: ConnectFailure,
+        effects: &mut Effects,
+    ) {
+        let code = match failure {
+            ConnectFailure::Unreachable => 447,
+            ConnectFailure::Exists => 446,
+        };
+        self.connect_result(relay, connection, Err(code), effects);
+    }
+
+    fn connect_result(
+        &mut self,
+        relay: RelayId,
+        id: ConnectionId,
+        result: Result<Time, u16>,
+        effects: &mut Effects,
+    ) {
+        let waiting = &self.commons.connections;
+        let Some(allocation) = self.allocations.get_same_mut(relay.slot, relay.generation) else {
+            if result.is_ok() {
+                let connection = id;
+                effects
+                    .list
+                    .push(Effect::ClosePeerConnection { connection });
+            }
+            return;
+        };
+        let (client, username) = (allocation.client, allocation.username);
+        let place = allocation.connections.iter().position(|c| c.id == id);
+        let Some(place) = place else { return };
+        let Some(connection) = allocation.connections.get_mut(place) else {
+            return;
+        };
+        let ConnectionState::Connecting(reply, key) = &connection.state else {
+            return;
+        };
+        let (reply, key) = (*reply, key.clone());
+        let result = match result {
+            Ok(until) => {
+                connection.state = ConnectionState::Waiting(until);
+                waiting.insert(id, username);
+                Ok(())
+            }
+            Err(code) => {
+                allocation.connections.swap_remove(place);
+                Err(code)
+            }
+        };
+        self.reset_timer(relay.slot);
+        let write = |writer: &mut MessageWriter<'_>| {
+            writer.number(AttributeType::CONNECTION_ID, id.0);
+        };
+        let result: Result<&dyn Fn(&mut MessageWriter<'_>), u16> = match result {
+            Ok(()) => Ok(&write),
+            Err(code) => Err(code),
+        };
+        answer(client, Method::Connect, reply, &key, result, effects);
+    }
+
+    /// A peer has connected to a relayed transport address, RFC 6062 §5.3. If the server names the connection, nothing is
+    /// read of it before [`Effect::JoinConnections`]; else it is closed at once: no permission.
+    pub fn peer_accepted(
+        &mut self,
+        relay: RelayId,
+        peer: SocketAddr,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Option<ConnectionId> {
+        let peer = unmapped(peer);
+        let id = self.draw_connection_id();
+        let indication = self.next_indication();
+        let allocation = self
+            .allocations
+            .get_same_mut(relay.slot, relay.generation)?;
+        allocation.relay(relay.family, now.time)?;
+        allocation.permission(peer.ip(), now.time)?;
+        if !self.config.policy.permits(peer) {
+            self.counters.denials.add(Denial::Connect, 1);
+            return None;
+        }
+        if allocation.connections.len() >= MAX_CONNECTIONS {
+            self.counters.quota_hits.add(QuotaHit::PeerConnections, 1);
+            return None;
+        }
+        self.commons.connections.insert(id, allocation.username);
+        allocation.connections.push(PeerConnection {
+            id,
+            peer,
+            state: ConnectionState::Waiting(now.time + WAITS),
+        });
+        let client = allocation.client;
+        let mut writer = MessageWriter::new(
+            &mut effects.scratch,
+            Class::Indication,
+            Method::ConnectionAttempt,
+            indication,
+        );
+        writer
+            .xor_address(AttributeType::XOR_PEER_ADDRESS, peer)
+            .number(AttributeType::CONNECTION_ID, id.0);
+        let range = writer.range();
+        effects.list.push(Effect::SendToClient {
+            client,
+            data: Data::Scratch(range),
+            purpose: Purpose::Answer,
+            traffic_class: 0,
+        });
+        self.reset_timer(relay.slot);
+        Some(id)
+    }
+
+    /// A connection to a peer was closed, by whomever, joined or not.
+    pub fn peer_connection_closed(&mut self, relay: RelayId, connection: ConnectionId) {
+        self.commons.connections.remove(connection);
+        if let Some(allocation) = self.allocations.get_same_mut(relay.slot, relay.generation) {
+            allocation.connections.retain(|c| c.id != connection);
+        }
+    }
+
+    /// Gives up connections whose ConnectionBind request did not come in time.
+    pub(super) fn expire_connections(&mut self, slot: u32, now: Time, effects: &mut Effects) {
+        let waiting = &self.commons.connections;
+        let Some(allocation) = self.allocations.get_mut(slot) else {
+            return;
+        };
+        allocation.connections.retain_mut(|connection| {
+            match connection.state {
+                ConnectionState::Waiting(until) if until <= now => {
+                    let given_up = waiting.remove(connection.id);
+                    if given_up {
+                        let connection = connection.id;
+                        effects
+                            .list
+                            .push(Effect::ClosePeerConnection { connection });
+                    } else {
+                        // a request came for it, here or on another thread
+                        connection.state = ConnectionState::Joined;
+                    }
+                    !given_up
+                }
+                ConnectionState::Waiting(_)
+                | ConnectionState::Connecting(..)
+                | ConnectionState::Joined => true,
+            }
+        });
+    }
+
+    /// Unguessable: whoever knows it and the credentials has the connection (RFC 6062 §6.2.1).
+    fn draw_connection_id(&mut self) -> ConnectionId {
+        let mut id = [0; 4];
+        self.random.fill(&mut id);
+        ConnectionId(u32::from_ne_bytes(id))
+    }
+}

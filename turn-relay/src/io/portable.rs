@@ -1,0 +1,69 @@
+//! Datagrams with what every system has: one call for each.
+//!
+//! Answers of a listener on all addresses leave from the address that the system chooses; traffic classes, the DF bit
+//! and ICMP errors are not dealt with.
+
+use std::{
+    io::{self, IoSlice},
+    net::UdpSocket,
+};
+
+use socket2::Socket;
+use turn_relay_proto::{IcmpError, policy::unmapped};
+
+use super::datagrams::{Arena, BATCH, Datagrams, Envelope, Role};
+
+/// `recv_from` and `send_to`.
+#[derive(Debug, Default)]
+pub struct PortableDatagrams;
+
+impl PortableDatagrams {
+    /// One.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self
+    }
+}
+
+impl Datagrams for PortableDatagrams {
+    fn prepare(&self, _socket: &Socket, _role: Role) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn receive(&mut self, socket: &UdpSocket, arena: &mut Arena) -> io::Result<()> {
+        arena.clear();
+        while arena.len() < BATCH {
+            match socket.recv_from(arena.next_slot()) {
+                Ok((len, from)) => arena.push(len, len, unmapped(from), None, 0),
+                Err(error) if arena.is_empty() => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn send(
+        &mut self,
+        socket: &UdpSocket,
+        envelope: &Envelope,
+        datagrams: &[IoSlice<'_>],
+    ) -> usize {
+        let is_lost = |datagram: &&IoSlice<'_>| {
+            let attempt = || socket.send_to(datagram, envelope.to);
+            attempt()
+                .or_else(|error| {
+                    if error.kind() == io::ErrorKind::WouldBlock {
+                        return Err(error);
+                    }
+                    // perhaps that of an earlier datagram, of which the system tells once
+                    attempt()
+                })
+                .is_err()
+        };
+        datagrams.iter().filter(is_lost).count()
+    }
+
+    fn icmp_error(&mut self, _socket: &UdpSocket) -> Option<IcmpError> {
+        None
+    }
+}

@@ -1,0 +1,493 @@
+//! The relay as its operator sees it: started, reloaded, drained, and asked how it is.
+
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use rustls::RootCertStore;
+use shared::{clock::Clock, environment::Environment, open_files, random::Random, tls};
+use tracing::{error, info, warn};
+use turn_relay_proto::{
+    config::{Quotas, RelayAddress},
+    credential::Secrets,
+    policy::PeerPolicy,
+};
+
+use crate::{
+    addresses,
+    certificates::Certificates,
+    config::{self, Config},
+    credentials::{self, Service},
+    metrics::Metrics,
+    workers::{Reloadable, Settings, Workers},
+};
+
+/// How often it is looked at whether the last allocation is gone.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long before its end a certificate that is still in use is warned of, every day.
+const EXPIRES_SOON: i64 = 14 * 24 * 60 * 60;
+
+/// Open files for everything but allocations.
+const OTHER_FILES: u64 = 512;
+
+/// What the relay takes from outside.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// Both clocks.
+    pub clock: Clock,
+    /// Good randomness.
+    pub random: Random,
+    /// Names the certificate authorities, where they are not the system's alone.
+    pub environment: Environment,
+}
+
+/// A running relay.
+pub struct Relay {
+    /// What the process started with: what cannot be reloaded is still so.
+    started: Config,
+    /// What is in force but for that.
+    config: ArcSwap<Config>,
+    addresses: Vec<RelayAddress>,
+    own: Mutex<Vec<IpAddr>>,
+    workers: Arc<Workers>,
+    certificates: Option<Arc<Certificates>>,
+    metrics: Metrics,
+    credentials: Service,
+    clock: Clock,
+    stopping: AtomicBool,
+}
+
+impl Relay {
+    /// Finds the relay's addresses, says what clients will be told, opens all sockets and starts the
+    /// threads.
+    ///
+    /// # Errors
+    ///
+    /// A text that names what cannot work, and what to do about it.
+    pub fn start(config: Config, world: World) -> Result<Self, String> {
+        let World {
+            clock,
+            random,
+            environment,
+        } = world;
+        let addresses = addresses::find(&config.relay).map_err(|error| error.to_string())?;
+        let told = addresses::told(&addresses, &config.relay);
+        info!("{}", told.line);
+        if let Some(warning) = told.warning {
+            warn!("{warning}");
+        }
+        let own = own_addresses(&addresses)?;
+        check_open_files(&config, open_files::raise());
+        let certificates = match &config.tls {
+            Some(tls) => Some(Arc::new(Certificates::new(
+                Arc::clone(&tls.identity),
+                &tls.certificate,
+                &tls.key,
+            )?)),
+            None => None,
+        };
+        let workers = Workers::start(
+            settings(&config, certificates.as_deref(), has_ipv6()),
+            reloadable(&config, &config.realm, &addresses, &own),
+            clock.clone(),
+            random.clone(),
+        )?;
+        let workers = Arc::new(workers);
+        let metrics = Metrics::new(&clock, Arc::clone(&workers), certificates.clone());
+        metrics.set_unsafe_identifiers(config.log.unsafe_identifiers);
+        let credentials = Service::new(
+            &credentials::Settings::from(&config),
+            credentials::World {
+                clock: clock.clone(),
+                random,
+                roots: Arc::new(roots(&config, &environment)?),
+                metrics: metrics.credentials.clone(),
+            },
+        )?;
+        Ok(Self {
+            config: ArcSwap::from_pointee(config.clone()),
+            started: config,
+            addresses,
+            own: Mutex::new(own),
+            workers,
+            certificates,
+            metrics,
+            credentials,
+            clock,
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    /// The configuration in force. What takes a restart is not in force before one.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    /// Everything that is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Who makes credentials.
+    #[must_use]
+    pub fn credentials(&self) -> &Service {
+        &self.credentials
+    }
+
+    /// Where clients reach the relay.
+    #[must_use]
+    pub fn listeners(&self) -> &[SocketAddr] {
+        self.workers.local_addresses()
+    }
+
+    /// Whether all threads work.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.workers.are_alive()
+    }
+
+    /// Why clients do not get allocations; nothing when they do.
+    #[must_use]
+    pub fn unready(&self) -> Vec<&'static str> {
+        let certificate_expired = self
+            .certificates
+            .as_ref()
+            .is_some_and(|certificates| certificates.not_after() <= self.unix_seconds());
+        [
+            (self.stopping.load(Ordering::Relaxed), "stopping"),
+            (
+                !self.is_alive(),
+                "a thread that relays is stuck or has ended",
+            ),
+            (certificate_expired, "the certificate has expired"),
+        ]
+        .into_iter()
+        .filter_map(|(applies, reason)| applies.then_some(reason))
+        .collect()
+    }
+
+    /// How long allocations may go on when the relay is told to stop.
+    #[must_use]
+    pub fn drain_timeout(&self) -> Duration {
+        self.config.load().drain_timeout
+    }
+
+    /// Makes no allocations any more, and waits until the last one is gone.
+    pub async fn drain(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.workers.drain();
+        let allocations = self.workers.allocations();
+        if allocations > 0 {
+            info!(allocations, "waiting until the last allocation is gone");
+        }
+        while self.workers.allocations() > 0 {
+            tokio::time::sleep(DRAIN_INTERVAL).await;
+        }
+    }
+
+    /// Ends all allocations and threads. Does nothing but log when somebody else still holds the threads.
+    pub fn stop(self) {
+        let Self {
+            workers, metrics, ..
+        } = self;
+        drop(metrics);
+        if let Some(workers) = Arc::into_inner(workers) {
+            workers.stop();
+        } else {
+            warn!("the threads that relay are in use and end with the process");
+        }
+    }
+
+    /// Reads the configuration, secrets and certificate anew. No allocation is touched. When the new ones
+    /// are bad the old ones stay in force, and the problems are logged.
+    pub async fn reload(&self) {
+        let (path, now) = (self.started.path.clone(), self.clock.wall());
+        let read = tokio::task::spawn_blocking(move || config::load(&path, now)).await;
+        let refused = match read {
+            Err(_) => vec!["a fault in the relay while reading the configuration".to_owned()],
+            Ok(loaded) => {
+                for warning in loaded.failing.iter().chain(&loaded.warnings) {
+                    warn!("{warning}");
+                }
+                match loaded.config {
+                    Some(config) => self.replace(config).err().into_iter().collect(),
+                    None => loaded.errors,
+                }
+            }
+        };
+        if refused.is_empty() {
+            self.metrics.reloads.inc();
+            info!("the configuration is reloaded");
+        } else {
+            self.metrics.failed_reloads.inc();
+            for problem in &refused {
+                error!("{problem}");
+            }
+            error!(
+                problems = refused.len(),
+                "the new configuration is refused, the old one stays in force"
+            );
+        }
+    }
+
+    fn replace(&self, config: Config) -> Result<(), String> {
+        let own = own_addresses(&self.addresses)?;
+        if let (Some(certificates), Some(tls)) = (&self.certificates, &config.tls) {
+            certificates.replace(Arc::clone(&tls.identity), &tls.certificate, &tls.key)?;
+        }
+        self.credentials
+            .reload(&credentials::Settings::from(&config))?;
+        let changed = restart_only(&self.started, &config);
+        if !changed.is_empty() {
+            warn!(
+                "changed, and takes a restart to come into force: {}",
+                changed.join(", ")
+            );
+        }
+        let unsafe_identifiers = config.log.unsafe_identifiers;
+        self.metrics.set_unsafe_identifiers(unsafe_identifiers);
+        if unsafe_identifiers && !self.config.load().log.unsafe_identifiers {
+            warn_of_unsafe_identifiers();
+        }
+        self.configure(&config, &own);
+        self.config.store(Arc::new(config));
+        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = own;
+        Ok(())
+    }
+
+    fn configure(&self, config: &Config, own: &[IpAddr]) {
+        self.workers.reconfigure(reloadable(
+            config,
+            &self.started.realm,
+            &self.addresses,
+            own,
+        ));
+    }
+
+    /// What is done without being asked, for as long as the relay runs.
+    pub async fn keep_house(&self) {
+        let mut minutes = tokio::time::interval(Duration::from_mins(1));
+        let mut was_alive = true;
+        for minute in 0_u64.. {
+            minutes.tick().await;
+            let is_alive = self.is_alive();
+            if was_alive && !is_alive {
+                error!("a thread that relays is stuck or has ended: its clients are cut off");
+            }
+            was_alive = is_alive;
+            self.follow_own_addresses();
+            if minute % 60 == 0 && self.config.load().log.unsafe_identifiers {
+                warn_of_unsafe_identifiers();
+            }
+            if minute > 0 && minute % (24 * 60) == 0 {
+                self.warn_of_expiry();
+            }
+        }
+    }
+
+    /// An address that this host gets while the relay runs is none for peers, either.
+    fn follow_own_addresses(&self) {
+        match own_addresses(&self.addresses) {
+            Ok(own) => {
+                let mut known = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+                if *known != own {
+                    info!("this host's addresses changed: clients cannot reach the new ones");
+                    self.configure(&self.config.load(), &own);
+                    *known = own;
+                }
+            }
+            Err(problem) => warn!("{problem}; those known before are in force"),
+        }
+    }
+
+    fn warn_of_expiry(&self) {
+        let Some(certificates) = &self.certificates else {
+            return;
+        };
+        let left = certificates.not_after() - self.unix_seconds();
+        if left <= 0 {
+            warn!("the certificate has EXPIRED: no client connects over TLS until it is replaced");
+        } else if left < EXPIRES_SOON {
+            warn!(
+                days = left / (24 * 60 * 60),
+                "the certificate expires soon; does its renewal work?"
+            );
+        }
+    }
+
+    /// Looks at the certificate's files, for as long as the relay runs.
+    pub async fn watch_certificates(&self) {
+        match &self.certificates {
+            Some(certificates) => Arc::clone(certificates).watch().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn unix_seconds(&self) -> i64 {
+        i64::try_from(self.clock.unix_seconds()).unwrap_or(i64::MAX)
+    }
+}
+
+/// Whom the homeserver may have its certificate from. Without any the relay starts all the same, if nothing
+/// depends on them.
+fn roots(config: &Config, environment: &Environment) -> Result<RootCertStore, String> {
+    let homeserver = config.credentials.homeserver.as_ref();
+    match tls::roots(environment) {
+        Ok(roots) => Ok(roots),
+        Err(problem) if homeserver.is_some_and(|url| url.scheme() == "https") => {
+            Err(format!("credentials.homeserver: {problem}"))
+        }
+        Err(_) => Ok(RootCertStore::empty()),
+    }
+}
+
+/// Each allocation takes a socket, one of both families two.
+fn check_open_files(config: &Config, open_files: u64) {
+    let allocations = config.quotas.allocations_total;
+    if open_files < u64::from(allocations) + OTHER_FILES {
+        warn!(
+            open_files,
+            allocations_total = allocations,
+            "the system lets this process have fewer open files than `quotas.allocations_total` needs (raise \
+             LimitNOFILE= or `ulimit -n`)"
+        );
+    }
+}
+
+fn own_addresses(relay: &[RelayAddress]) -> Result<Vec<IpAddr>, String> {
+    addresses::own(relay).map_err(|error| {
+        format!("this host's own addresses, which no client may reach, cannot be found: {error}")
+    })
+}
+
+fn warn_of_unsafe_identifiers() {
+    warn!(
+        "log.unsafe_identifiers is on: usernames and addresses of clients and peers are written to the log; \
+         switch it off when you are done"
+    );
+}
+
+/// Keys whose values take a restart, and have changed.
+fn restart_only(started: &Config, config: &Config) -> Vec<&'static str> {
+    let files = |config: &Config| config.tls.is_some();
+    [
+        ("realm", started.realm != config.realm),
+        ("listen.udp", started.listen.udp != config.listen.udp),
+        ("listen.tcp", started.listen.tcp != config.listen.tcp),
+        ("listen.tls", started.listen.tls != config.listen.tls),
+        ("listen.dtls", started.listen.dtls != config.listen.dtls),
+        ("tls", files(started) != files(config)),
+        (
+            "relay.addresses",
+            started.relay.addresses != config.relay.addresses,
+        ),
+        (
+            "relay.external",
+            started.relay.external != config.relay.external,
+        ),
+        ("relay.ports", started.relay.ports != config.relay.ports),
+        ("workers", started.workers != config.workers),
+        ("http.listen", started.http_listen != config.http_listen),
+        ("log.level", started.log.level != config.log.level),
+        ("log.format", started.log.format != config.log.format),
+    ]
+    .into_iter()
+    .filter_map(|(key, changed)| changed.then_some(key))
+    .collect()
+}
+
+fn settings(config: &Config, certificates: Option<&Certificates>, has_ipv6: bool) -> Settings {
+    let listen = &config.listen;
+    let usable = |addresses: &[SocketAddr]| without_missing_family(addresses, has_ipv6);
+    let tcp = usable(&listen.tcp);
+    // One socket for both: what comes in is told apart by its first byte.
+    let tls = usable(&listen.tls)
+        .into_iter()
+        .filter(|address| !tcp.contains(address))
+        .collect();
+    Settings {
+        workers: config.workers.map_or_else(
+            || std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            std::num::NonZero::get,
+        ),
+        udp: usable(&listen.udp),
+        tcp,
+        tls,
+        dtls: usable(&listen.dtls),
+        relay_ports: config.relay.ports.clone(),
+        tls_config: certificates.map(Certificates::current),
+    }
+}
+
+/// "Every address" of IPv6 is left out where there is no IPv6 and another address to listen on: it is a
+/// default, and machines without IPv6 are common.
+fn without_missing_family(addresses: &[SocketAddr], has_ipv6: bool) -> Vec<SocketAddr> {
+    let is_needless = |address: &SocketAddr| {
+        !has_ipv6
+            && address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+            && addresses.iter().any(SocketAddr::is_ipv4)
+    };
+    let (needless, usable) = addresses.iter().partition::<Vec<_>, _>(|a| is_needless(a));
+    for address in needless {
+        info!(%address, "this machine has no IPv6: nothing listens there");
+    }
+    usable
+}
+
+fn has_ipv6() -> bool {
+    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
+}
+
+fn reloadable(
+    config: &Config,
+    realm: &str,
+    addresses: &[RelayAddress],
+    own: &[IpAddr],
+) -> Reloadable {
+    let quotas = &config.quotas;
+    let secrets = config
+        .secrets
+        .iter()
+        .map(|secret| secret.expose().clone().into_bytes())
+        .collect();
+    Reloadable {
+        core: Arc::new(turn_relay_proto::Config {
+            realm: realm.to_owned(),
+            secrets: Arc::new(Secrets::new(secrets)),
+            relay_addresses: addresses.to_vec(),
+            default_lifetime: config.lifetime.default,
+            max_lifetime: config.lifetime.max,
+            policy: Arc::new(PeerPolicy {
+                allow: config.peers.allow.clone(),
+                deny: config.peers.deny.clone(),
+                deny_ports: config.peers.deny_ports.clone(),
+                own: own.to_vec(),
+            }),
+            quotas: Quotas {
+                allocations_per_user: quotas.allocations_per_user,
+                allocations_total: quotas.allocations_total,
+                permissions_per_allocation: quotas.permissions_per_allocation,
+                channels_per_allocation: quotas.channels_per_allocation,
+                bandwidth_per_user: quotas.bandwidth_per_user,
+                unauthenticated_per_prefix: quotas.unauthenticated_per_prefix,
+            },
+            tcp_relay: config.relay.tcp,
+            unsafe_identifiers: config.log.unsafe_identifiers,
+        }),
+        proxies: config.listen.proxy_protocol.clone(),
+        connections_per_prefix: quotas.connections_per_prefix,
+        tcp_buffer: quotas.tcp_buffer,
+        tls_handshake: config.timeouts.tls_handshake,
+        first_request: config.timeouts.first_request,
+        idle: config.timeouts.idle,
+    }
+}
