@@ -241,8 +241,8 @@ impl Workers {
             .all(|(thread, colleague)| thread.is_alive(now, colleague))
     }
 
-    /// Local addresses in use, as bound (for port 0 the one that the system chose): UDP, TCP, TLS, in the order of the
-    /// settings.
+    /// Local addresses in use, as bound (for port 0 the one that the system chose): UDP, TCP and, with a certificate,
+    /// TLS, in the order of the settings.
     #[must_use]
     pub fn local_addresses(&self) -> &[SocketAddr] {
         &self.local_addresses
@@ -274,7 +274,8 @@ impl Listeners {
                 of_worker.push(socket);
             }
         }
-        for address in settings.tcp.iter().chain(&settings.tls) {
+        let tls = settings.tls_config.as_ref().map(|_| &settings.tls);
+        for address in settings.tcp.iter().chain(tls.into_iter().flatten()) {
             let (address, sockets) = listeners::tcp(*address, workers)?;
             all.addresses.push(address);
             for (of_worker, socket) in all.tcp.iter_mut().zip(sockets) {

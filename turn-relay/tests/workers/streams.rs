@@ -110,26 +110,27 @@ fn relays_both_ways<W: Wire>(client: &mut Client<W>) {
         peer.send_to(payload, relayed).expect("sent");
         assert!(client.channel_data().as_ref() == Some(payload), "{len}");
     }
-    // all at once, so that several come by one read, and some in two
-    let small: Vec<&Vec<u8>> = payloads
-        .iter()
+    // several at once: many come by one read, and some by two
+    let small: Vec<Vec<u8>> = payloads
+        .into_iter()
         .filter(|payload| payload.len() < 2_000)
         .collect();
-    let all: Vec<u8> = small
-        .iter()
-        .flat_map(|payload| channel.message(payload))
-        .collect();
-    for _ in 0..10 {
+    let long: Vec<Vec<u8>> = (0..14).map(|number| vec![number; 5_003]).collect();
+    for payloads in [&small, &long].into_iter().cycle().take(10) {
+        let all: Vec<u8> = payloads
+            .iter()
+            .flat_map(|payload| channel.message(payload))
+            .collect();
         client.wire.send(&all);
-        for payload in &small {
+        for payload in payloads {
             let (len, _) = peer.recv_from(&mut buffer).expect("relayed");
-            assert!(buffer[..len] == ***payload, "{len}");
+            assert!(buffer[..len] == *payload, "{len}");
         }
-        for payload in &small {
+        for payload in payloads {
             peer.send_to(payload, relayed).expect("sent");
         }
-        for payload in &small {
-            assert!(client.channel_data().as_ref() == Some(*payload));
+        for payload in payloads {
+            assert!(client.channel_data().as_ref() == Some(payload));
         }
     }
 }
