@@ -28,6 +28,7 @@ enum Command {
     Check(commands::check::Arguments),
     Init(commands::init::Arguments),
     Notify(commands::notify::Arguments),
+    Credentials(commands::credentials::Arguments),
     Keygen(commands::keygen::Arguments),
     Demo(commands::demo::Arguments),
 }
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Turn(arguments) => commands::turn::run(&arguments, &environment),
         Command::Check(arguments) => commands::check::run(&arguments, &environment),
         Command::Init(arguments) => commands::init::run(&arguments, &environment),
+        Command::Credentials(arguments) => commands::credentials::run(&arguments),
         Command::Keygen(arguments) => commands::keygen::run(&arguments),
         Command::Notify(arguments) => commands::notify::run(&arguments, &environment),
         Command::Demo(arguments) => commands::demo::run(&arguments, &environment),

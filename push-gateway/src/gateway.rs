@@ -9,14 +9,14 @@ use std::{
 use arc_swap::ArcSwap;
 use rustls::RootCertStore;
 use shared::{
-    clock::Clock, environment::Environment, lifecycle::Shutdown, pseudonym::Pseudonyms,
-    random::Random, rate_limit::RateLimit, tls,
+    clock::Clock, environment::Environment, lifecycle::Shutdown, log_gate::LogGate,
+    pseudonym::Pseudonyms, random::Random, rate_limit::RateLimit, tls,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{error, info, warn};
 
 use crate::{
-    app::{Apps, LogGate, Parts},
+    app::{Apps, Parts},
     config::{self, Config, Limits},
     dedupe::Deliveries,
     dispatch,

@@ -4,19 +4,14 @@
 //! more which event, room or device an identifier stood for. A key that was drawn at random goes when its
 //! epoch is over: at the next push, or at the next [`Identifiers::expire`].
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use prometheus_client::metrics::counter::Counter;
-use shared::{clock::Clock, random::Random, secret::Secret};
+use shared::{clock::Clock, epoch_key::EpochKey, random::Random, secret::Secret};
 use tracing::warn;
-use zeroize::Zeroizing;
 
 use crate::config::OpaqueOptions;
 
@@ -35,13 +30,8 @@ pub struct Identifier(pub [u8; 16]);
 
 /// Where the keys of the epochs come from.
 enum Keys {
-    /// Drawn at random. Their epochs are counted on the monotonic clock, from the first use on.
-    Random {
-        epoch: Duration,
-        current: ArcSwap<RandomEpoch>,
-        /// Held while the next key is drawn, so that all threads agree on one.
-        replacing: Mutex<()>,
-    },
+    /// Drawn at random.
+    Random(EpochKey),
     /// Derived from a file, so that replicas agree. Their epochs are counted on the wall clock, from 1970 on.
     File {
         file_key: Arc<Secret<[u8; 32]>>,
@@ -51,12 +41,6 @@ enum Keys {
 }
 
 /// `hmac::Key` erases itself when dropped.
-struct RandomEpoch {
-    key: hmac::Key,
-    /// None: never, since the clock cannot tell so late a time.
-    ends_at: Option<Instant>,
-}
-
 struct FileEpoch {
     key: hmac::Key,
     number: u64,
@@ -74,15 +58,7 @@ impl Identifiers {
     #[must_use]
     pub fn new(options: &OpaqueOptions, clock: Clock, random: Random) -> Self {
         let keys = match &options.key_file {
-            None => Keys::Random {
-                epoch: options.epoch,
-                current: ArcSwap::from_pointee(RandomEpoch::draw(
-                    &random,
-                    clock.now(),
-                    options.epoch,
-                )),
-                replacing: Mutex::new(()),
-            },
+            None => Keys::Random(EpochKey::new(options.epoch, clock.clone(), random.clone())),
             Some(file_key) => {
                 let epoch_seconds = options.epoch.as_secs().max(1);
                 let number = clock.unix_seconds() / epoch_seconds;
@@ -159,20 +135,7 @@ impl Identifiers {
     /// Lends the key of the current epoch; moves on to the next epoch first if it is time.
     fn with_key<T>(&self, use_key: impl FnOnce(&hmac::Key) -> T) -> T {
         match &self.keys {
-            Keys::Random {
-                epoch,
-                current,
-                replacing,
-            } => {
-                let now = self.clock.now();
-                if current.load().is_over(now) {
-                    let _guard = replacing.lock().unwrap_or_else(PoisonError::into_inner);
-                    if current.load().is_over(now) {
-                        current.store(Arc::new(RandomEpoch::draw(&self.random, now, *epoch)));
-                    }
-                }
-                use_key(&current.load().key)
-            }
+            Keys::Random(key) => key.with(use_key),
             Keys::File {
                 file_key,
                 epoch_seconds,
@@ -199,21 +162,6 @@ impl Identifiers {
                 use_key(&derived.key)
             }
         }
-    }
-}
-
-impl RandomEpoch {
-    fn draw(random: &Random, now: Instant, epoch: Duration) -> Self {
-        let mut bytes = Zeroizing::new([0; 32]);
-        random.fill(bytes.as_mut());
-        Self {
-            key: hmac::Key::new(hmac::HMAC_SHA256, bytes.as_ref()),
-            ends_at: now.checked_add(epoch),
-        }
-    }
-
-    fn is_over(&self, now: Instant) -> bool {
-        self.ends_at.is_some_and(|ends_at| ends_at <= now)
     }
 }
 
@@ -284,7 +232,7 @@ fn len16(text: &str) -> [u8; 2] {
 mod tests {
     use std::{
         sync::atomic::{AtomicU32, Ordering},
-        time::{SystemTime, UNIX_EPOCH},
+        time::{Duration, SystemTime, UNIX_EPOCH},
     };
 
     use super::*;
@@ -352,20 +300,6 @@ mod tests {
         for (index, one) in all.iter().enumerate() {
             assert!(!all[index + 1..].contains(one));
         }
-    }
-
-    #[test]
-    fn expire_replaces_the_key_without_a_push() {
-        let (identifiers, clock) = random_keys(HOUR);
-        let Keys::Random { current, .. } = &identifiers.keys else {
-            panic!("the keys are random");
-        };
-        let before = Arc::downgrade(&current.load_full());
-        identifiers.expire();
-        assert!(before.upgrade().is_some());
-        clock.advance(HOUR);
-        identifiers.expire();
-        assert!(before.upgrade().is_none(), "the old key is dropped");
     }
 
     #[test]

@@ -4,10 +4,12 @@ pub use address_policy;
 
 pub mod clock;
 pub mod environment;
+pub mod epoch_key;
 pub mod http_client;
 pub mod http_server;
 pub mod key_file;
 pub mod lifecycle;
+pub mod log_gate;
 pub mod open_files;
 pub mod process;
 pub mod pseudonym;

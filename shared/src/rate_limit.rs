@@ -38,6 +38,20 @@ impl RateLimit {
         }
     }
 
+    /// Whether [`RateLimit::take`] would let a request of `key` through; takes nothing.
+    ///
+    /// # Errors
+    ///
+    /// How long to wait, when the key's quota is used up.
+    pub fn check(&self, key: impl Hash, now: Instant) -> Result<(), Duration> {
+        let key = self.hasher.hash_one(key);
+        let now = now.saturating_duration_since(self.start);
+        let at_rest = self.at_rest.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = at_rest.get(&key).copied().unwrap_or_default();
+        let wait = rest.saturating_sub(self.tolerance).saturating_sub(now);
+        if wait.is_zero() { Ok(()) } else { Err(wait) }
+    }
+
     /// Takes one request of `key`.
     ///
     /// # Errors
@@ -96,6 +110,19 @@ mod tests {
                 "a quiet minute restores all of it"
             );
         }
+    }
+
+    #[test]
+    fn a_check_says_what_would_be_let_through_and_takes_nothing() {
+        let now = start();
+        let limit = RateLimit::new(1, Duration::from_secs(4), now);
+        for _ in 0..3 {
+            assert_eq!(limit.check("a", now), Ok(()));
+        }
+        assert_eq!(limit.take("a", now), Ok(()));
+        assert_eq!(limit.check("a", now), Err(Duration::from_secs(4)));
+        assert_eq!(limit.take("a", now), Err(Duration::from_secs(4)));
+        assert_eq!(limit.check("a", now + Duration::from_secs(4)), Ok(()));
     }
 
     #[test]

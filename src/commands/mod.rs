@@ -5,6 +5,7 @@ use std::{future::Future, io, path::Path, process::ExitCode, time::Duration};
 use tokio::runtime;
 
 pub(crate) mod check;
+pub(crate) mod credentials;
 pub(crate) mod demo;
 pub(crate) mod init;
 pub(crate) mod keygen;

@@ -68,6 +68,7 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
         let world = World {
             clock,
             random: Random::system(),
+            environment: environment.clone(),
         };
         let bound = match turn_relay::bind(config, world).await {
             Ok(bound) => bound,

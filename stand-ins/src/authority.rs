@@ -145,7 +145,8 @@ impl Authority {
         Ok(Arc::new(config))
     }
 
-    fn roots(&self) -> io::Result<RootCertStore> {
+    /// Trust in this authority alone.
+    pub fn roots(&self) -> io::Result<RootCertStore> {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).map_err(other)?;
         Ok(roots)

@@ -13,6 +13,7 @@
 
 mod apple;
 mod authority;
+mod client_server;
 mod device_keys;
 mod google;
 mod jwt;
@@ -34,6 +35,7 @@ use std::{
 
 pub use apple::Apple;
 pub use authority::{Authority, Identity};
+pub use client_server::ClientServer;
 pub use device_keys::{CannotOpen, DeviceKeys};
 pub use google::Google;
 pub use keys::{ApnsKey, ServiceAccount, VapidKey};

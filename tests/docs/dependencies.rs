@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 
 use crate::read;
 
-const MANIFESTS: [&str; 8] = [
+const MANIFESTS: [&str; 10] = [
     "Cargo.toml",
     "bench/Cargo.toml",
+    "bench/credentials/Cargo.toml",
     "push-gateway/Cargo.toml",
     "shared/Cargo.toml",
     "shared/address-policy/Cargo.toml",
     "stand-ins/Cargo.toml",
+    "tests/interop/Cargo.toml",
     "turn-relay/Cargo.toml",
     "turn-relay/proto/Cargo.toml",
 ];

@@ -17,7 +17,7 @@ mod opaque_push;
 mod snippets;
 
 /// The documents that users read.
-const DOCUMENTS: [&str; 11] = [
+const DOCUMENTS: [&str; 12] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -28,7 +28,9 @@ const DOCUMENTS: [&str; 11] = [
     "docs/monitoring.md",
     "docs/opaque-push.md",
     "docs/providers.md",
+    "docs/turn-credentials.md",
     "spec/opaque-push.md",
+    "tests/interop/README.md",
 ];
 
 #[test]
@@ -97,7 +99,12 @@ fn every_metric_is_described_and_no_other() {
                 .bytes()
                 .all(|byte| byte == b'_' || byte.is_ascii_lowercase())
     };
-    let sources = ["push-gateway/src/metrics.rs", "turn-relay/src/metrics.rs"].map(read);
+    let sources = [
+        "push-gateway/src/metrics.rs",
+        "turn-relay/src/metrics.rs",
+        "turn-relay/src/credentials/metrics.rs",
+    ]
+    .map(read);
     let registered: BTreeSet<_> = sources
         .iter()
         .flat_map(|source| source.split('"').filter(is_name))

@@ -18,7 +18,7 @@ pub(crate) const SERVER_NAME: &str = "homeserver-of-this-test.example";
 
 /// A running Synapse; it and its database are gone when this is dropped.
 pub(crate) struct Synapse {
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     _process: Process,
     _folder: TempDir,
 }
@@ -27,22 +27,25 @@ pub(crate) struct Synapse {
 pub(crate) struct User {
     pub(crate) id: String,
     homeserver: SocketAddr,
-    token: String,
+    pub(crate) token: String,
 }
 
 impl Synapse {
     pub(crate) async fn start(python: &Path) -> Self {
+        Self::start_with(python, |_| ()).await
+    }
+
+    /// With more in its configuration.
+    pub(crate) async fn start_with(python: &Path, change: impl FnOnce(&mut Value)) -> Self {
         let address = free_address();
+        let mut configuration = configuration(address);
+        change(&mut configuration);
         let folder = tempfile::tempdir().expect("there is room for temporary files");
         // a key that is worth nothing outside this test
         let signing_key = format!("ed25519 test {}\n", "A".repeat(43));
         write(folder.path(), "signing.key", &signing_key);
         write(folder.path(), "log.yaml", &logging().to_string());
-        write(
-            folder.path(),
-            "homeserver.yaml",
-            &configuration(address).to_string(),
-        );
+        write(folder.path(), "homeserver.yaml", &configuration.to_string());
 
         let mut command = Command::new(python);
         command

@@ -1,15 +1,22 @@
 //! `nocturne turn` and `nocturne check` with files that cannot be used, and with both services' files.
 
-use std::{fs, path::Path, process::Stdio};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
 
-use crate::relay::{SECRET, nocturne, write_config, write_secret};
+use serde_json::json;
+
+use crate::client::{REALM, SECRET};
 
 /// Whether it succeeded, standard output, standard error.
-fn run(directory: &Path, arguments: &[&str]) -> (bool, String, String) {
-    let output = nocturne(arguments)
-        .current_dir(directory)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+fn run(folder: &Path, arguments: &[&str]) -> (bool, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_nocturne"))
+        .args(arguments)
+        .env_clear()
+        .stdin(Stdio::null())
+        .current_dir(folder)
         .output()
         .unwrap();
     (
@@ -25,8 +32,8 @@ fn without_a_configuration_it_says_where_it_looked() {
         println!("skipped: this machine has /etc/nocturne/turn-relay.yaml");
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
-    let (succeeded, _, said) = run(directory.path(), &["turn"]);
+    let folder = tempfile::tempdir().unwrap();
+    let (succeeded, _, said) = run(folder.path(), &["turn"]);
     assert!(!succeeded);
     assert!(
         said.contains("turn-relay.yaml or /etc/nocturne/turn-relay.yaml"),
@@ -35,15 +42,15 @@ fn without_a_configuration_it_says_where_it_looked() {
 }
 
 #[test]
-fn all_problems_of_a_file_are_told_and_nothing_starts() {
-    let directory = tempfile::tempdir().unwrap();
+fn all_problems_of_a_file_are_told_with_their_lines_and_nothing_starts() {
+    let folder = tempfile::tempdir().unwrap();
     fs::write(
-        directory.path().join("turn-relay.yaml"),
+        folder.path().join("turn-relay.yaml"),
         "realm: r\nlisten: {tls: []}\npeers: {allow: 0.0.0.0/0}\nquotas: {x: 1}\n",
     )
     .unwrap();
     // found in the working directory
-    let (succeeded, _, said) = run(directory.path(), &["turn"]);
+    let (succeeded, _, said) = run(folder.path(), &["turn"]);
     assert!(!succeeded);
     for problem in [
         "error: turn-relay.yaml:1: neither `secrets` nor `secrets_file` is there",
@@ -56,29 +63,23 @@ fn all_problems_of_a_file_are_told_and_nothing_starts() {
 }
 
 #[test]
-fn an_address_that_is_in_use_is_named() {
-    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    write_secret(&directory.path().join("secrets"), SECRET);
-    write_config(
-        directory.path(),
-        &format!("listen: {{udp: '{address}', tcp: [], tls: []}}\n"),
-    );
-    let (succeeded, _, said) = run(directory.path(), &["turn"]);
-    assert!(!succeeded);
-    assert!(said.contains(&address.to_string()), "{said}");
-}
-
-#[test]
 fn check_reads_both_services_files() {
-    let directory = tempfile::tempdir().unwrap();
-    write_secret(&directory.path().join("secrets"), SECRET);
-    write_config(directory.path(), "");
+    let folder = tempfile::tempdir().unwrap();
+    let config = json!({
+        "realm": REALM,
+        "secrets": [SECRET],
+        "listen": {"udp": "127.0.0.1:0", "tcp": [], "tls": []},
+        "relay": {"addresses": "127.0.0.1", "ports": "20000-29999"},
+        "peers": {"allow": "127.0.0.0/8"},
+    });
+    let file = |name: &str| folder.path().join(name);
+    fs::write(file("turn-relay.yaml"), config.to_string()).unwrap();
     let push = "apps: {a: {type: unifiedpush, payload: opaque}}\n";
-    fs::write(directory.path().join("push-gateway.yaml"), push).unwrap();
-    let folder = directory.path().to_str().unwrap();
-    let (_, said, _) = run(directory.path(), &["check", "--config-dir", folder]);
+    fs::write(file("push-gateway.yaml"), push).unwrap();
+    let (_, said, _) = run(
+        folder.path(),
+        &["check", "--config-dir", folder.path().to_str().unwrap()],
+    );
     for line in [
         "push-gateway.yaml: 0 errors, 0 warnings",
         "turn-relay.yaml: 0 errors, 2 warnings",
@@ -89,14 +90,10 @@ fn check_reads_both_services_files() {
     }
 
     // one bad file of several is enough; names do not matter
-    fs::rename(
-        directory.path().join("turn-relay.yaml"),
-        directory.path().join("mine.yaml"),
-    )
-    .unwrap();
-    fs::write(directory.path().join("bad.yaml"), "realm: r\nsecrets: []\n").unwrap();
+    fs::rename(file("turn-relay.yaml"), file("mine.yaml")).unwrap();
+    fs::write(file("bad.yaml"), "realm: r\nsecrets: []\n").unwrap();
     let (succeeded, said, _) = run(
-        directory.path(),
+        folder.path(),
         &["check", "mine.yaml", "bad.yaml", "push-gateway.yaml"],
     );
     assert!(!succeeded);
@@ -107,12 +104,14 @@ fn check_reads_both_services_files() {
     );
     assert!(said.contains("push-gateway.yaml: 0 errors"), "{said}");
 
-    let (succeeded, said, _) = run(directory.path(), &["check", "mine.yaml"]);
+    let (succeeded, said, _) = run(folder.path(), &["check", "mine.yaml"]);
     assert!(succeeded, "{said}");
 
     let empty = tempfile::tempdir().unwrap();
-    let folder = empty.path().to_str().unwrap();
-    let (succeeded, _, said) = run(directory.path(), &["check", "--config-dir", folder]);
+    let (succeeded, _, said) = run(
+        folder.path(),
+        &["check", "--config-dir", empty.path().to_str().unwrap()],
+    );
     assert!(!succeeded);
     assert!(
         said.contains("there is no push-gateway.yaml and no turn-relay.yaml"),

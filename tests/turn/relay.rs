@@ -1,271 +1,492 @@
-//! Starts the relay as an operator does.
+//! Starts the relay as an operator does, and looks at it as one does.
 
 use std::{
-    fmt::Write as _,
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpStream, UdpSocket},
-    os::unix::fs::PermissionsExt as _,
+    net::{IpAddr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use rustls::ClientConfig;
+use serde_json::{Map, Value, json};
 use shared::clock::Clock;
+use stand_ins::{Authority, Identity};
 use tempfile::TempDir;
 
-use crate::client::Client;
+#[cfg(target_os = "linux")]
+use crate::namespaces::network::Namespace;
+use crate::{
+    client::{Client, REALM, SECRET},
+    time::{PATIENCE, eventually, now},
+    wire::{self, Wire},
+};
 
-/// How long a test waits for what has to come. Never reached on a machine that is not stuck.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+/// A relay that is to be started.
+pub(crate) struct Setup {
+    folder: TempDir,
+    authority: Authority,
+    config: Value,
+    environment: Vec<(String, String)>,
+    before: String,
+    place: Place,
+}
 
-pub(crate) const REALM: &str = "turn.example.org";
-pub(crate) const SECRET: &str = "a secret of the tests";
+/// Where processes are started and connections made.
+#[derive(Clone, Debug, Default)]
+struct Place {
+    #[cfg(target_os = "linux")]
+    namespace: Option<Namespace>,
+}
 
-/// The configuration of a relay on loopback whose clients may reach loopback; on lines 1 to 7.
-const CONFIG: &str = "\
-realm: turn.example.org
-secrets_file: DIR/secrets
-listen: {udp: '127.0.0.1:0', tcp: [], tls: []}
-relay: {addresses: 127.0.0.1, ports: 20000-29999}
-peers: {allow: 127.0.0.0/8}
-http: {listen: '127.0.0.1:0'}
-log: {format: json, level: trace}
-";
+impl Place {
+    fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        #[cfg(target_os = "linux")]
+        if let Some(namespace) = &self.namespace {
+            return namespace.inside(act);
+        }
+        act()
+    }
+}
 
 /// A running relay. Dropped: killed.
 pub(crate) struct Relay {
     child: Child,
-    directory: TempDir,
     log: Arc<Mutex<String>>,
-    udp: SocketAddr,
-    http: SocketAddr,
+    config: Value,
+    folder: TempDir,
+    authority: Authority,
+    place: Place,
+    /// Where it listens, in the order of the configuration.
+    pub(crate) udp: Vec<SocketAddr>,
+    pub(crate) tcp: Vec<SocketAddr>,
+    pub(crate) http: SocketAddr,
 }
 
-impl Relay {
-    pub(crate) fn start() -> Self {
-        Self::start_with("", &[])
+impl Setup {
+    /// A relay on loopback whose clients may reach peers on loopback, with `more` in its configuration.
+    pub(crate) fn new(more: &Value) -> Self {
+        let usual = json!({
+            "realm": REALM,
+            "secrets": [SECRET],
+            "listen": {"udp": ["127.0.0.1:0"], "tcp": ["127.0.0.1:0"], "tls": []},
+            "relay": {"addresses": ["127.0.0.1"]},
+            "peers": {"allow": ["127.0.0.0/8"]},
+            "http": {"listen": ["127.0.0.1:0"]},
+            "workers": 2,
+        });
+        Self::whole(merged(&usual, more))
     }
 
-    /// With more lines in the configuration, and environment variables.
-    pub(crate) fn start_with(more: &str, environment: &[(&str, &str)]) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), more, environment)
+    /// A relay with this configuration and nothing else in it.
+    pub(crate) fn whole(config: Value) -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            authority: Authority::new().unwrap(),
+            config,
+            environment: Vec::new(),
+            before: String::new(),
+            place: Place::default(),
+        }
     }
 
-    /// With its files in a folder that may have some already.
-    pub(crate) fn start_in(directory: TempDir, more: &str, environment: &[(&str, &str)]) -> Self {
-        write_secret(&directory.path().join("secrets"), SECRET);
-        let config = write_config(directory.path(), more);
-        let mut child = nocturne(&["turn", "--config", config.to_str().unwrap()])
-            .envs(environment.iter().copied())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = Arc::new(Mutex::new(String::new()));
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        thread::spawn({
-            let log = Arc::clone(&log);
-            move || {
-                for line in stderr.lines().map_while(Result::ok) {
-                    writeln!(log.lock().unwrap(), "{line}").unwrap();
-                }
-            }
-        });
-        let any = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut relay = Self {
-            child,
-            directory,
-            log,
-            udp: any,
-            http: any,
-        };
-        let mut listening = None;
-        relay.wait_for("the relay comes up", |relay| {
-            listening = relay
-                .address_of("listening")
-                .zip(relay.address_of("serving health and metrics"));
-            listening.is_some()
-        });
-        (relay.udp, relay.http) = listening.unwrap();
+    /// Has a certificate for `localhost` and `names`: TLS on all stream ports.
+    pub(crate) fn with_tls(mut self, names: &[&str]) -> Self {
+        write_certificate(self.folder.path(), &self.authority, names);
+        let file = |name| self.folder.path().join(name);
+        let tls = json!({"certificate": file(CERTIFICATE), "key": file(KEY)});
+        self.config = merged(&self.config, &json!({"tls": tls}));
+        self
+    }
+
+    /// Has one instead that ran out an hour ago.
+    pub(crate) fn with_expired_certificate(self) -> Self {
+        let ago = Clock::system().wall() - Duration::from_hours(1);
+        let identity = self.authority.client_identity("turn", ago).unwrap();
+        write_identity(self.folder.path(), &identity);
+        self
+    }
+
+    pub(crate) fn with_environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Has the shell do this before it starts the relay.
+    pub(crate) fn after(mut self, command: &str) -> Self {
+        self.before = format!("{command} && ");
+        self
+    }
+
+    /// Is on a host of its own.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn within(mut self, namespace: &Namespace) -> Self {
+        self.place.namespace = Some(namespace.clone());
+        self
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Starts it. It answers `/health` when this returns.
+    pub(crate) fn start(self) -> Relay {
+        let mut relay = self.spawn();
+        let came_up = eventually(|| relay.is_serving() || relay.has_ended().is_some());
+        assert!(came_up, "the relay does not come up:\n{}", relay.log());
+        assert_eq!(relay.has_ended(), None, "the relay ended:\n{}", relay.log());
         relay
     }
 
-    fn address_of(&self, message: &str) -> Option<SocketAddr> {
-        self.lines()
-            .iter()
-            .find(|line| line["message"] == message)
-            .and_then(|line| line["address"].as_str()?.parse().ok())
+    /// What a relay that refuses to start says.
+    pub(crate) fn refusal(self) -> String {
+        let mut relay = self.spawn();
+        let status = relay.ended();
+        assert_eq!(status.code(), Some(1), "{}", relay.log());
+        relay.log()
     }
 
-    pub(crate) fn client(&self) -> Client {
-        Client::new(self.udp, SECRET)
+    fn spawn(self) -> Relay {
+        let path = self.folder.path().join(FILE);
+        // JSON is YAML
+        fs::write(&path, self.config.to_string()).unwrap();
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &format!(r#"{}exec "$0" "$@""#, self.before)])
+            .arg(env!("CARGO_BIN_EXE_nocturne"))
+            .args(["turn", "--config"])
+            .arg(&path)
+            .env_clear()
+            .envs(self.environment)
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = self.place.inside(|| command.spawn()).unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let written = Arc::clone(&log);
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        thread::spawn(move || {
+            for line in stderr.split(b'\n').map_while(Result::ok) {
+                let mut log = written.lock().unwrap();
+                log.push_str(&String::from_utf8_lossy(&line));
+                log.push('\n');
+            }
+        });
+        Relay {
+            child,
+            log,
+            config: self.config,
+            folder: self.folder,
+            authority: self.authority,
+            place: self.place,
+            udp: Vec::new(),
+            tcp: Vec::new(),
+            http: SocketAddr::from(([0; 4], 0)),
+        }
+    }
+}
+
+impl Relay {
+    /// A relay on loopback, with `more` in its configuration.
+    pub(crate) fn start(more: &Value) -> Self {
+        Setup::new(more).start()
     }
 
-    pub(crate) fn client_with(&self, secret: &str) -> Client {
-        Client::new(self.udp, secret)
+    /// A client over UDP.
+    pub(crate) fn udp_client(&self) -> Client {
+        Client::new(wire::udp(self.udp[0]))
     }
 
-    pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
+    /// A client over TCP.
+    pub(crate) fn tcp_client(&self) -> Client {
+        Client::new(wire::tcp(self.tcp[0]))
     }
 
-    /// Puts another configuration in the place of the first.
-    pub(crate) fn configure(&self, more: &str) {
-        write_config(self.directory(), more);
+    /// A client over TLS.
+    pub(crate) fn tls_client(&self) -> Client {
+        Client::new(wire::tls(self.tcp[0], &self.tls_config(&[])))
     }
 
-    pub(crate) fn set_secret(&self, secrets: &str) {
-        write_secret(&self.directory().join("secrets"), secrets);
+    /// A UDP socket of a client at that address.
+    pub(crate) fn udp_wire_from(&self, local: IpAddr) -> Wire {
+        wire::udp_from(local, self.udp[0])
     }
 
-    /// Everything that was logged.
+    /// A TCP connection of a client at that address.
+    pub(crate) fn tcp_wire_from(&self, local: IpAddr) -> Wire {
+        wire::tcp_on(wire::connect_from(local, self.tcp[0]))
+    }
+
+    /// A TLS connection of a client at that address.
+    pub(crate) fn tls_wire_from(&self, local: IpAddr) -> Wire {
+        let stream = wire::connect_from(local, self.tcp[0]);
+        wire::try_tls(stream, &self.tls_config(&[])).unwrap()
+    }
+
+    /// TLS for clients that offer these protocols, and trust who signed the relay's certificate.
+    pub(crate) fn tls_config(&self, alpn: &[&[u8]]) -> Arc<ClientConfig> {
+        self.authority.client_config(alpn).unwrap()
+    }
+
+    /// Who signed the relay's certificate, as PEM.
+    pub(crate) fn authority(&self) -> &str {
+        self.authority.pem()
+    }
+
+    /// Whether it listens everywhere and answers; takes down where.
+    fn is_serving(&mut self) -> bool {
+        let log = self.log();
+        let addresses = |message: &str| -> Vec<SocketAddr> {
+            log.lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+                .filter(|line| line["message"] == message)
+                .map(|line| line["address"].as_str().unwrap().parse().unwrap())
+                .collect()
+        };
+        let [http] = addresses("serving health and metrics")[..] else {
+            return false;
+        };
+        let mut listening = addresses("listening");
+        let count = |key: &str| self.config["listen"][key].as_array().map_or(0, Vec::len);
+        let of_udp = count("udp").min(listening.len());
+        self.tcp = listening.split_off(of_udp);
+        self.udp = listening;
+        self.http = http;
+        self.try_get("/health")
+            .is_some_and(|(status, _)| status == 200)
+    }
+
+    /// Asks the HTTP server; none if it does not answer.
+    pub(crate) fn try_get(&self, path: &str) -> Option<(u16, String)> {
+        let connected = self.place.inside(|| TcpStream::connect(self.http));
+        get(connected.ok()?, path)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        self.try_get(path)
+            .unwrap_or_else(|| panic!("{path} is not answered:\n{}", self.log()))
+    }
+
+    pub(crate) fn metrics(&self) -> String {
+        let (status, text) = self.get("/metrics");
+        assert_eq!(status, 200);
+        text
+    }
+
+    /// The sum over all lines of one metric that have this in their labels.
+    pub(crate) fn metric(&self, name: &str, label: &str) -> u64 {
+        let text = self.metrics();
+        let name = format!("nocturne_turn_{name}");
+        let values: Vec<u64> = text
+            .lines()
+            .filter_map(|line| line.rsplit_once(' '))
+            .filter(|(series, _)| {
+                (*series == name || series.starts_with(&format!("{name}{{")))
+                    && series.contains(label)
+            })
+            .map(|(_, value)| value.parse().unwrap())
+            .collect();
+        assert!(!values.is_empty(), "no {name} with {label}:\n{text}");
+        values.iter().sum()
+    }
+
+    /// Packets that went no further for this reason.
+    pub(crate) fn dropped(&self, reason: &str) -> u64 {
+        self.metric("drops_total", &format!("{{reason=\"{reason}\"}}"))
+    }
+
+    /// That as many packets as this went no further for this reason, now or soon.
+    pub(crate) fn assert_dropped(&self, reason: &str, count: u64) {
+        let reached = eventually(|| self.dropped(reason) >= count);
+        assert!(
+            reached && self.dropped(reason) == count,
+            "{}",
+            self.metrics()
+        );
+    }
+
+    /// Allocations that there are.
+    pub(crate) fn allocations(&self) -> u64 {
+        self.metric("allocations", "")
+    }
+
+    /// Everything that it has written so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    fn lines(&self) -> Vec<serde_json::Value> {
-        let log = self.log();
-        log.lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
+    /// That it writes this, now or soon.
+    pub(crate) fn assert_says(&self, text: &str) {
+        let said = eventually(|| self.log().contains(text));
+        assert!(said, "it does not say {text:?}:\n{}", self.log());
     }
 
-    /// Whether a line of that level says that.
-    pub(crate) fn has_logged(&self, level: &str, text: &str) -> bool {
-        self.lines().iter().any(|line| {
-            line["level"] == level
-                && line["message"]
-                    .as_str()
-                    .is_some_and(|message| message.contains(text))
-        })
-    }
-
-    /// Status and body.
-    pub(crate) fn get(&self, path: &str) -> (u16, String) {
-        self.request("GET", path)
-    }
-
-    pub(crate) fn request(&self, method: &str, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.http).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
-        )
-        .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
-        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-        (status, body.to_owned())
-    }
-
-    /// The value of one line of the metrics.
-    pub(crate) fn metric(&self, line: &str) -> u64 {
-        let (_, metrics) = self.get("/metrics");
-        metrics
-            .lines()
-            .find_map(|found| found.strip_prefix(line)?.strip_prefix(' '))
-            .unwrap_or_else(|| panic!("no {line} in:\n{metrics}"))
-            .parse()
-            .unwrap()
-    }
-
+    /// Sends a signal, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .args(["-s", name, &self.child.id().to_string()])
+        let status = Command::new("sh")
+            .arg("-c")
+            .arg(format!("kill -{name} {}", self.child.id()))
             .status()
             .unwrap();
         assert!(status.success());
     }
 
-    /// Sends SIGHUP and waits until it is carried out or refused.
-    pub(crate) fn reload(&mut self) {
-        let done = |relay: &Self| {
-            relay.metric("nocturne_turn_reloads_total")
-                + relay.metric("nocturne_turn_failed_reloads_total")
-        };
-        let before = done(self);
+    /// Reloads the configuration with `more` in it, which must be accepted.
+    pub(crate) fn reload(&mut self, more: &Value) {
+        let before = self.metric("reloads_total", "");
+        self.write_config(more);
         self.signal("HUP");
-        self.wait_for("the reload is done", |relay| done(relay) > before);
+        let reloaded = eventually(|| self.metric("reloads_total", "") > before);
+        assert!(reloaded, "it is not reloaded:\n{}", self.log());
     }
 
-    /// Waits until the process ends by itself.
+    /// Puts `more` into the configuration's file.
+    pub(crate) fn write_config(&mut self, more: &Value) {
+        self.config = merged(&self.config, more);
+        self.write_file(&self.config.to_string());
+    }
+
+    /// Writes the configuration's file.
+    pub(crate) fn write_file(&self, text: &str) {
+        fs::write(self.folder.path().join(FILE), text).unwrap();
+    }
+
+    /// A certificate as it is renewed: each file changes in one step.
+    pub(crate) fn renew_certificate(&self, names: &[&str]) {
+        write_certificate(self.folder.path(), &self.authority, names);
+    }
+
+    /// Where files of the relay are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// How it ended, if it did.
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Waits until it has ended, and all that it said is in the log.
     pub(crate) fn ended(&mut self) -> ExitStatus {
-        let mut status = None;
-        self.wait_for("the relay ends", |relay| {
-            status = relay.child.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap()
-    }
-
-    pub(crate) fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-
-    pub(crate) fn wait_for(&mut self, what: &str, mut question: impl FnMut(&mut Self) -> bool) {
-        let give_up = now() + PATIENCE;
-        while !question(self) {
-            assert!(
-                now() < give_up,
-                "{what}: not after {PATIENCE:?}\n{}",
-                self.log()
-            );
-            thread::sleep(Duration::from_millis(20));
+        let deadline = now() + PATIENCE;
+        loop {
+            if let Some(status) = self.has_ended() {
+                // the thread that reads its output has the last reference but this one until it has read all
+                assert!(eventually(|| Arc::strong_count(&self.log) == 1));
+                return status;
+            }
+            assert!(now() < deadline, "the relay does not end:\n{}", self.log());
+            thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Resident memory in KiB.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = self.proc("status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number.unwrap().parse().unwrap()
+    }
+
+    /// Time on a processor so far.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = self.proc("stat");
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let ticks: u64 = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|field| field.parse::<u64>().unwrap())
+            .sum();
+        // a hundredth of a second each, on every Linux
+        Duration::from_millis(10 * ticks)
+    }
+
+    /// How many file descriptors it has.
+    pub(crate) fn open_files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id()))
+            .unwrap()
+            .count()
+    }
+
+    fn proc(&self, file: &str) -> String {
+        fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap()
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        // it may have ended by itself
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if thread::panicking() {
+            let log = self.log();
+            let from = log.ceil_char_boundary(log.len().saturating_sub(8000));
+            eprintln!("--- the relay's log ---\n{}", &log[from..]);
+        } else {
+            let log = self.log();
+            assert!(!log.contains("panicked"), "{log}");
+        }
     }
 }
 
-/// The program, without anything of this process's environment.
-pub(crate) fn nocturne(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nocturne"));
-    command
-        .args(arguments)
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::null());
-    command
+const FILE: &str = "turn-relay.yaml";
+pub(crate) const CERTIFICATE: &str = "certificate.pem";
+pub(crate) const KEY: &str = "key.pem";
+
+/// Writes a new certificate and its key, each in one step.
+fn write_certificate(folder: &Path, authority: &Authority, names: &[&str]) {
+    write_identity(folder, &authority.server_identity(names).unwrap());
 }
 
-/// The configuration of a relay on loopback, with more lines.
-pub(crate) fn write_config(directory: &Path, more: &str) -> PathBuf {
-    let path = directory.join("turn-relay.yaml");
-    // a key that is in both is the one that is added
-    let added: Vec<_> = more
-        .lines()
-        .filter_map(|line| line.split(':').next())
-        .collect();
-    let mut text: String = CONFIG
-        .lines()
-        .filter(|line| !added.iter().any(|key| line.split(':').next() == Some(key)))
-        .fold(String::new(), |text, line| text + line + "\n");
-    text += more;
-    fs::write(&path, text.replace("DIR", directory.to_str().unwrap())).unwrap();
-    path
+fn write_identity(folder: &Path, identity: &Identity) {
+    let write = |name: &str, text: &str| {
+        let new: PathBuf = folder.join("new");
+        stand_ins::write_secret(&new, text).unwrap();
+        fs::rename(new, folder.join(name)).unwrap();
+    };
+    write(CERTIFICATE, &identity.certificate_pem);
+    write(KEY, &identity.key_pem);
 }
 
-pub(crate) fn write_secret(path: &Path, text: &str) {
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+/// One request over a connection of its own.
+pub(crate) fn get(mut stream: TcpStream, path: &str) -> Option<(u16, String)> {
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n"
+    )
+    .ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, body.to_owned()))
 }
 
-/// A peer on loopback.
-pub(crate) fn peer() -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket
-}
-
-pub(crate) fn now() -> Instant {
-    Clock::system().now()
+/// One object with the members of another in it, at all depths; null takes a member out.
+pub(crate) fn merged(value: &Value, more: &Value) -> Value {
+    let (Value::Object(value), Value::Object(more)) = (value, more) else {
+        return more.clone();
+    };
+    let mut members: Map<_, _> = value.clone();
+    for (name, member) in more {
+        match members.get(name) {
+            _ if member.is_null() => {
+                members.remove(name);
+            }
+            Some(old) => {
+                let new = merged(old, member);
+                members.insert(name.clone(), new);
+            }
+            None => {
+                members.insert(name.clone(), member.clone());
+            }
+        }
+    }
+    Value::Object(members)
 }

@@ -1,178 +1,265 @@
-//! SIGHUP: what comes into force, what does not, and that no call notices.
+//! SIGHUP: what changes, what stays, and what is said about it.
 
-use std::{fs, path::Path};
+use std::fs;
 
-use shared::clock::Clock;
-use stand_ins::{Authority, Identity};
+use serde_json::json;
 
-use crate::relay::{Relay, SECRET, peer, write_secret};
+use crate::{
+    client::{Client, Credentials, Peer, Relayed, SECRET},
+    relay::{Relay, Setup},
+    time::{eventually, unix_seconds},
+    wire,
+};
 
-const OTHER_SECRET: &str = "another secret of the tests";
+const NEW: &str = "the secret that is to come next";
 
-#[test]
-fn secrets_policy_and_quotas_change_and_allocations_stay() {
-    let mut relay = Relay::start();
-    let mut client = relay.client();
-    let relayed = client.allocate().unwrap();
-    let peer = peer();
-    client.permit(peer.local_addr().unwrap()).unwrap();
-    client.talk(&peer, relayed);
+fn signed(relay: &Relay, secret: &str) -> Client {
+    let credentials = Credentials::signed(secret, unix_seconds() + 3600, "alice");
+    Client::with(wire::udp(relay.udp[0]), credentials)
+}
 
-    // (127.0.0.1 is the relay's own address, at which there may be another client)
-    let elsewhere = ([127, 0, 0, 2], 1).into();
-    client.permit(elsewhere).unwrap();
-
-    // a second secret before the first, and a smaller quota
-    relay.set_secret(&format!("{OTHER_SECRET}\n{SECRET}\n"));
-    relay.configure("quotas: {allocations_per_user: 1}\n");
-    relay.reload();
-    client.talk(&peer, relayed);
-    client.refresh(600).unwrap();
-    assert_eq!(relay.client_with(OTHER_SECRET).allocate(), Err(486));
-
-    relay.configure("quotas: {allocations_per_user: 2}\n");
-    relay.reload();
-    relay.client_with(OTHER_SECRET).allocate().unwrap();
-
-    // the first secret is gone, and so is what was allowed
-    relay.set_secret(OTHER_SECRET);
-    relay.configure("peers: {allow: []}\n");
-    relay.reload();
-    assert_eq!(relay.client().allocate(), Err(401));
-    client.refresh(600).unwrap();
-    let mut other = relay.client_with(OTHER_SECRET);
-    other.allocate().unwrap();
-    assert_eq!(other.permit(elsewhere), Err(403));
-    assert_eq!(relay.metric("nocturne_turn_reloads_total"), 3);
-    assert_eq!(relay.metric("nocturne_turn_failed_reloads_total"), 0);
+/// That data goes both ways over channel 0x4000.
+fn assert_relays(client: &mut Client, peer: &Peer) {
+    client.send_on(0x4000, b"there");
+    let (payload, relayed) = peer.receive();
+    assert_eq!(payload, b"there");
+    peer.send(relayed, b"and back");
+    assert_eq!(client.relayed(), Relayed::On(0x4000, b"and back".to_vec()));
 }
 
 #[test]
-fn a_bad_file_is_refused_with_its_reasons_and_the_old_one_stays() {
-    let mut relay = Relay::start();
-    let mut client = relay.client();
-    client.allocate().unwrap();
-    relay.configure("quotas: {allocations_per_user: none}\nlifetme: {}\n");
-    relay.reload();
-    assert_eq!(relay.metric("nocturne_turn_failed_reloads_total"), 1);
-    let file = relay.directory().join("turn-relay.yaml");
-    for problem in [
-        ":8: quotas.allocations_per_user: found \"none\"",
-        ":9: lifetme: unknown key (did you mean `lifetime`?)",
+fn a_new_secret_is_accepted_and_the_old_one_no_more() {
+    let mut relay = Relay::start(&json!({}));
+    let mut old = signed(&relay, SECRET);
+    old.allocate();
+    let peer = Peer::new();
+    assert_eq!(old.bind(0x4000, peer.address()), None);
+    assert_eq!(signed(&relay, NEW).refused_allocation(), 401);
+
+    relay.reload(&json!({"secrets": [NEW, SECRET]}));
+    signed(&relay, NEW).allocate();
+    signed(&relay, SECRET).allocate();
+
+    relay.reload(&json!({"secrets": [NEW]}));
+    signed(&relay, NEW).allocate();
+    assert_eq!(signed(&relay, SECRET).refused_allocation(), 401);
+    // a call under way goes on
+    assert_eq!(old.refresh(600), Ok(600));
+    assert_eq!(old.permit([127, 0, 0, 5]), None);
+    assert_relays(&mut old, &peer);
+}
+
+#[test]
+fn an_allocation_goes_on_through_a_hundred_reloads() {
+    let mut relay = Relay::start(&json!({}));
+    let mut clients: Vec<_> = (0..6)
+        .map(|_| {
+            let mut client = relay.udp_client();
+            client.allocate();
+            let peer = Peer::new();
+            assert_eq!(client.bind(0x4000, peer.address()), None);
+            (client, peer)
+        })
+        .collect();
+    for round in 0..100 {
+        relay.reload(&json!({
+            "secrets": if round % 2 == 0 { [NEW, SECRET] } else { [SECRET, NEW] },
+            "peers": {"deny": [format!("8.8.{round}.0/24")]},
+            "quotas": {"allocations_per_user": 1 + round},
+        }));
+        for (client, peer) in &mut clients {
+            assert_relays(client, peer);
+        }
+    }
+    for (client, _) in &mut clients {
+        assert_eq!(client.refresh(600), Ok(600));
+    }
+    assert_eq!(relay.metric("reloads_total", ""), 100);
+    assert_eq!(relay.allocations(), 6);
+}
+
+/// As an impatient operator sends them, or two tools at once.
+#[test]
+fn a_storm_of_sighups_loses_no_packet() {
+    let relay = Relay::start(&json!({}));
+    let mut client = relay.udp_client();
+    client.allocate();
+    let peer = Peer::new();
+    assert_eq!(client.bind(0x4000, peer.address()), None);
+    for _ in 0..200 {
+        relay.signal("HUP");
+        assert_relays(&mut client, &peer);
+    }
+    assert!(eventually(|| relay.metric("reloads_total", "") > 0));
+    assert_eq!(relay.metric("drops_total", ""), 0);
+}
+
+#[test]
+fn packets_to_and_from_a_peer_stop_when_it_is_denied() {
+    let mut relay = Relay::start(&json!({}));
+    let mut client = relay.udp_client();
+    let relayed = client.allocate();
+    let peer = Peer::at([127, 0, 0, 2]);
+    assert_eq!(client.bind(0x4000, peer.address()), None);
+    assert_relays(&mut client, &peer);
+
+    relay.reload(&json!({"peers": {"allow": ["127.0.0.1/32"], "deny": ["127.0.0.2/32"]}}));
+    client.send_on(0x4000, b"channel");
+    client.send_to(peer.address(), b"indication");
+    relay.assert_dropped("policy", 2);
+    peer.send(relayed, b"back");
+    relay.assert_dropped("policy", 3);
+    peer.assert_silence();
+    client.assert_silence();
+    assert_eq!(client.permit(peer.address().ip()), Some(403));
+    assert_eq!(client.bind(0x4000, peer.address()), Some(403));
+
+    relay.reload(&json!({"peers": {"allow": ["127.0.0.0/8"], "deny": null}}));
+    assert_relays(&mut client, &peer);
+}
+
+#[test]
+fn quotas_change_and_nobody_loses_what_is_there() {
+    let mut relay = Relay::start(&json!({"quotas": {"allocations_per_user": 1}}));
+    let alice = |relay: &Relay| signed(relay, SECRET);
+    let mut first = alice(&relay);
+    first.allocate();
+    assert_eq!(alice(&relay).refused_allocation(), 486);
+    relay.reload(&json!({"quotas": {"allocations_per_user": 3}}));
+    let mut second = alice(&relay);
+    second.allocate();
+    let mut third = alice(&relay);
+    third.allocate();
+    relay.reload(&json!({"quotas": {"allocations_per_user": 1}}));
+    for client in [&mut first, &mut second, &mut third] {
+        assert_eq!(client.refresh(600), Ok(600));
+    }
+    assert_eq!(alice(&relay).refused_allocation(), 486);
+    // lifetimes are of the next refresh
+    relay.reload(&json!({"lifetime": {"default": "30s", "max": "40s"}}));
+    assert_eq!(first.refresh(600), Ok(40));
+}
+
+#[test]
+fn a_broken_file_is_refused_with_its_reason_and_the_old_state_stays() {
+    let mut relay = Relay::start(&json!({"peers": {"allow": ["127.0.0.1/32"]}}));
+    let mut client = relay.udp_client();
+    client.allocate();
+    let peer = Peer::new();
+    assert_eq!(client.bind(0x4000, peer.address()), None);
+    let refusals = |relay: &Relay| relay.metric("failed_reloads_total", "");
+    for (number, (text, reason)) in [
+        ("realm: [", "turn-relay.yaml"),
+        ("", "realm"),
+        ("realm: x\nsecrets: []\n", "empty list"),
+        (
+            "realm: x\nsecrets: [\"a secret that is long enough\"]\npeers: {allow: [\"0.0.0.0/0\"]}\n",
+            "every address of IPv4 or of IPv6",
+        ),
+        (
+            "realm: x\nsecrets: [\"a secret that is long enough\"]\npeers: {alow: []}\n",
+            "alow: unknown key",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        relay.write_file(text);
+        relay.signal("HUP");
+        let expected = u64::try_from(number).unwrap() + 1;
+        assert!(eventually(|| refusals(&relay) == expected), "{}", relay.log());
+        relay.assert_says(reason);
+        assert_relays(&mut client, &peer);
+        relay.udp_client().allocate();
+        assert_eq!(client.permit([127, 0, 0, 2]), Some(403));
+    }
+    fs::remove_file(relay.folder().join("turn-relay.yaml")).unwrap();
+    relay.signal("HUP");
+    assert!(eventually(|| refusals(&relay) == 6));
+    assert_relays(&mut client, &peer);
+    relay.assert_says("the old one stays in force");
+    assert_eq!(relay.metric("reloads_total", ""), 0);
+    // and a good one is taken again
+    relay.reload(&json!({"peers": {"allow": ["127.0.0.0/8"]}}));
+    assert_eq!(client.permit([127, 0, 0, 2]), None);
+}
+
+#[test]
+fn keys_that_take_a_restart_are_named_and_stay_as_they_were() {
+    let mut relay = Relay::start(&json!({}));
+    let udp = relay.udp[0];
+    relay.reload(&json!({
+        "realm": "another.example.org",
+        "listen": {"udp": ["127.0.0.2:0"]},
+        "relay": {"ports": "40000-40010"},
+        "http": {"listen": ["127.0.0.2:0"]},
+        "workers": 1,
+        "log": {"level": "debug"},
+    }));
+    relay.assert_says("takes a restart");
+    let log = relay.log();
+    let line = log.lines().find(|line| line.contains("takes a restart"));
+    for key in [
+        "realm",
+        "listen.udp",
+        "relay.ports",
+        "http.listen",
+        "workers",
+        "log.level",
     ] {
-        assert!(
-            relay.has_logged("ERROR", &format!("{}{problem}", file.display())),
-            "{}",
-            relay.log()
-        );
+        assert!(line.unwrap().contains(key), "{key}: {line:?}");
     }
-    assert!(relay.has_logged("ERROR", "the old one stays in force"));
-    client.refresh(600).unwrap();
-    relay.client().allocate().unwrap();
-
-    relay.configure("");
-    relay.reload();
-    assert_eq!(relay.metric("nocturne_turn_reloads_total"), 1);
-}
-
-#[test]
-fn what_takes_a_restart_is_named_as_often_as_it_differs() {
-    let mut relay = Relay::start();
-    let mut client = relay.client();
-    client.allocate().unwrap();
-    relay.configure(
-        "realm: other.example.org
-relay: {addresses: 127.0.0.2, ports: 30000-30010}
-workers: 7
-log: {format: json, level: info}
-",
-    );
-    let named = "changed, and takes a restart to come into force: realm, relay.addresses, relay.ports, workers, \
-                 log.level";
-    for times in 1..=2 {
-        relay.reload();
-        assert_eq!(relay.metric("nocturne_turn_reloads_total"), times);
-        assert_eq!(
-            relay.log().matches(named).count() as u64,
-            times,
-            "{}",
-            relay.log()
-        );
+    for key in ["listen.tcp", "relay.addresses", "secrets", "quotas"] {
+        assert!(!line.unwrap().contains(key), "{key}: {line:?}");
     }
-    // in the old realm, at the old address
-    client.refresh(600).unwrap();
-    let relayed = relay.client().allocate().unwrap();
-    assert_eq!(relayed.ip().to_string(), "127.0.0.1");
-    assert!((20_000..=29_999).contains(&relayed.port()), "{relayed}");
+    assert_eq!(relay.udp[0], udp);
+    let mut client = relay.udp_client();
+    let relayed = client.allocate();
+    assert!(relayed.port() >= 49152, "{relayed}");
+    // as often as the file differs
+    let named = |relay: &Relay| relay.log().matches("takes a restart").count();
+    relay.reload(&json!({}));
+    assert_eq!(named(&relay), 2);
+    // nothing is said of keys that did not change
+    relay.reload(&json!({"quotas": {"allocations_per_user": 5}, "realm": "turn.example.org"}));
+    let log = relay.log();
+    let last = log.lines().rfind(|line| line.contains("takes a restart"));
+    assert!(!last.unwrap().contains("realm"), "{last:?}");
 }
 
 #[test]
-fn unsafe_identifiers_are_warned_of_and_shown_in_the_metrics() {
-    let mut relay = Relay::start();
-    relay.configure("log: {format: json, level: trace, unsafe_identifiers: true}\n");
-    relay.reload();
-    assert_eq!(relay.metric("nocturne_turn_unsafe_identifiers"), 1);
-    assert!(relay.has_logged("WARN", "log.unsafe_identifiers is on"));
-    relay.configure("");
-    relay.reload();
-    assert_eq!(relay.metric("nocturne_turn_unsafe_identifiers"), 0);
-}
-
-const TLS: &str = "tls: {certificate: DIR/cert.pem, key: DIR/key.pem}\n";
-
-#[test]
-fn a_certificate_that_is_renewed_is_used_without_being_asked() {
-    let authority = Authority::new().unwrap();
-    let identity = || authority.server_identity(&["turn.example.org"]).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    write_pair(directory.path(), &identity());
-    let mut relay = Relay::start_in(directory, TLS, &[]);
-    let in_a_month = Clock::system().unix_seconds() + 29 * 24 * 60 * 60;
-    assert!(relay.metric("nocturne_turn_certificate_expiry") > in_a_month);
-    let renewed = |relay: &Relay| relay.log().matches("there is another certificate").count();
-    assert_eq!(renewed(&relay), 0);
-    write_pair(relay.directory(), &identity());
-    relay.wait_for("the files are looked at", |relay| renewed(relay) == 1);
-
-    // a reload reads them, too, and finds what is in use already
-    relay.reload();
-    assert_eq!(relay.metric("nocturne_turn_reloads_total"), 1);
-    assert_eq!(renewed(&relay), 1);
-
-    // one that cannot be used keeps everything else from being reloaded
-    write_secret(&relay.directory().join("key.pem"), "nothing");
-    relay.reload();
-    assert_eq!(relay.metric("nocturne_turn_failed_reloads_total"), 1);
-    assert!(
-        relay.has_logged("ERROR", "no private key can be read from it"),
-        "{}",
-        relay.log()
-    );
+fn secrets_in_a_file_are_read_again() {
+    let setup = Setup::new(&json!({"secrets": null, "secrets_file": "secrets"}));
+    let file = setup.folder().join("secrets");
+    stand_ins::write_secret(&file, SECRET).unwrap();
+    let mut relay = setup.start();
+    assert_eq!(signed(&relay, NEW).refused_allocation(), 401);
+    fs::write(relay.folder().join("secrets"), format!("{NEW}\n")).unwrap();
+    relay.reload(&json!({}));
+    signed(&relay, NEW).allocate();
+    assert_eq!(signed(&relay, SECRET).refused_allocation(), 401);
 }
 
 #[test]
-fn a_relay_without_tls_gets_it_by_a_restart_alone() {
-    let mut relay = Relay::start();
-    let authority = Authority::new().unwrap();
-    let identity = authority.server_identity(&["turn.example.org"]).unwrap();
-    write_pair(relay.directory(), &identity);
-    relay.configure(TLS);
-    relay.reload();
-    assert!(
-        relay.has_logged("WARN", "takes a restart to come into force: tls"),
-        "{}",
-        relay.log()
-    );
-    let (_, metrics) = relay.get("/metrics");
-    assert!(!metrics.contains("nocturne_turn_certificate_expiry"));
+fn how_long_a_stop_may_take_can_be_changed() {
+    let mut relay = Relay::start(&json!({"drain_timeout": "1h"}));
+    relay.udp_client().allocate();
+    relay.reload(&json!({"drain_timeout": "0s"}));
+    relay.signal("TERM");
+    assert!(relay.ended().success());
+    assert!(relay.log().contains("is cut off"), "{}", relay.log());
 }
 
-/// As a renewal does it: new files in the place of the old ones.
-fn write_pair(directory: &Path, identity: &Identity) {
-    let pem = identity.pem();
-    for name in ["cert.pem", "key.pem"] {
-        let new = directory.join("new");
-        write_secret(&new, &pem);
-        fs::rename(new, directory.join(name)).unwrap();
-    }
+#[test]
+fn a_reload_takes_no_memory() {
+    let mut relay = Relay::start(&json!({}));
+    let mut reload = |count: u32| {
+        for round in 0..count {
+            relay.reload(&json!({"quotas": {"allocations_per_user": 1 + round}}));
+        }
+        relay.resident()
+    };
+    let before = reload(20);
+    let after = reload(100);
+    assert!(after < before + 512, "{before} KiB, then {after} KiB");
 }

@@ -1,4 +1,5 @@
-//! The routes of the HTTP server on `http.listen`, which is for operators.
+//! The routes of the HTTP server on `http.listen`: for operators, and by way of a reverse proxy for those who
+//! want credentials.
 
 use std::sync::Arc;
 
@@ -13,12 +14,14 @@ const OPENMETRICS: HeaderValue =
 
 /// All routes.
 pub fn router(relay: Arc<Relay>) -> Router {
+    let credentials = relay.credentials().router();
     Router::new()
         .route("/health", get(health).fallback(method_not_allowed))
         .route("/ready", get(ready).fallback(method_not_allowed))
         .route("/metrics", get(metrics).fallback(method_not_allowed))
         .fallback(not_found)
         .with_state(relay)
+        .merge(credentials)
 }
 
 /// Whether the process works: for whoever would start it again otherwise.
@@ -59,7 +62,7 @@ async fn method_not_allowed() -> Response {
 async fn not_found() -> Response {
     error(
         StatusCode::NOT_FOUND,
-        "there is nothing here; see /health, /ready and /metrics",
+        "there is nothing here; see /health, /ready, /metrics and /turn/credentials",
     )
 }
 

@@ -3,17 +3,23 @@
 //! Nothing in here knows STUN, allocations or permissions: that is the core's. What is to be done with sockets stands
 //! in the core's effects, which [`worker`](crate::worker) carries out with what is here.
 
+pub mod connections;
 pub mod datagrams;
+pub mod deadlines;
 pub mod listeners;
 pub mod locals;
+pub mod mailbox;
 pub mod outbox;
+pub mod peers;
+pub mod portable;
+pub mod proxy_header;
 pub mod ready;
 pub mod relays;
+pub mod strangers;
+pub mod stream;
 
 #[cfg(target_os = "linux")]
 pub mod linux;
-#[cfg(any(test, not(target_os = "linux")))]
-pub mod portable;
 
 /// How this system's datagrams are moved.
 #[cfg(target_os = "linux")]

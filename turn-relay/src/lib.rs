@@ -13,6 +13,7 @@ use tracing::{info, warn};
 pub mod addresses;
 pub mod certificates;
 pub mod config;
+pub mod credentials;
 pub mod http;
 pub mod io;
 pub mod metrics;
@@ -24,8 +25,9 @@ mod worker;
 use config::Config;
 use relay::{Relay, World};
 
-/// Connections to `http.listen` at once.
-const HTTP_CONNECTIONS: usize = 256;
+/// Connections to `http.listen` at once: twice as many as questions to a homeserver can be under way, so that
+/// health and metrics are there while it is slow.
+const HTTP_CONNECTIONS: usize = 1024;
 
 /// How long an answer to an HTTP request may take once everything else has ended.
 const HTTP_END: Duration = Duration::from_millis(500);
@@ -95,6 +97,10 @@ impl Bound {
         chores.spawn({
             let relay = Arc::clone(&relay);
             async move { relay.watch_certificates().await }
+        });
+        chores.spawn({
+            let credentials = relay.credentials().clone();
+            async move { credentials.keep_house().await }
         });
 
         shutdown.begun().await;

@@ -27,6 +27,7 @@ use turn_relay_proto::counters::{Counters, Family, Label, Single};
 
 use crate::{
     certificates::Certificates,
+    credentials,
     workers::{Connections, Workers},
 };
 
@@ -37,6 +38,8 @@ pub struct Metrics {
     pub reloads: Counter,
     /// Reloads that were refused because the new configuration is bad.
     pub failed_reloads: Counter,
+    /// Those of the credential service.
+    pub credentials: credentials::Metrics,
     unsafe_identifiers: Arc<AtomicBool>,
 }
 
@@ -66,6 +69,7 @@ impl Metrics {
             "nocturne_turn_failed_reloads",
             "Reloads refused: the old configuration stays",
         );
+        let credentials = credentials::Metrics::new(&mut registry);
         registry.register_collector(Box::new(AtScrape {
             workers,
             certificates,
@@ -75,6 +79,7 @@ impl Metrics {
             registry,
             reloads,
             failed_reloads,
+            credentials,
             unsafe_identifiers,
         }
     }

@@ -10,7 +10,8 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use shared::{clock::Clock, open_files, random::Random};
+use rustls::RootCertStore;
+use shared::{clock::Clock, environment::Environment, open_files, random::Random, tls};
 use tracing::{error, info, warn};
 use turn_relay_proto::{
     config::{Quotas, RelayAddress},
@@ -22,6 +23,7 @@ use crate::{
     addresses,
     certificates::Certificates,
     config::{self, Config},
+    credentials::{self, Service},
     metrics::Metrics,
     workers::{Reloadable, Settings, Workers},
 };
@@ -42,6 +44,8 @@ pub struct World {
     pub clock: Clock,
     /// Good randomness.
     pub random: Random,
+    /// Names the certificate authorities, where they are not the system's alone.
+    pub environment: Environment,
 }
 
 /// A running relay.
@@ -55,6 +59,7 @@ pub struct Relay {
     workers: Arc<Workers>,
     certificates: Option<Arc<Certificates>>,
     metrics: Metrics,
+    credentials: Service,
     clock: Clock,
     stopping: AtomicBool,
 }
@@ -67,7 +72,11 @@ impl Relay {
     ///
     /// A text that names what cannot work, and what to do about it.
     pub fn start(config: Config, world: World) -> Result<Self, String> {
-        let World { clock, random } = world;
+        let World {
+            clock,
+            random,
+            environment,
+        } = world;
         let addresses = addresses::find(&config.relay).map_err(|error| error.to_string())?;
         let told = addresses::told(&addresses, &config.relay);
         info!("{}", told.line);
@@ -88,11 +97,20 @@ impl Relay {
             settings(&config, certificates.as_deref(), has_ipv6()),
             reloadable(&config, &config.realm, &addresses, &own),
             clock.clone(),
-            random,
+            random.clone(),
         )?;
         let workers = Arc::new(workers);
         let metrics = Metrics::new(&clock, Arc::clone(&workers), certificates.clone());
         metrics.set_unsafe_identifiers(config.log.unsafe_identifiers);
+        let credentials = Service::new(
+            &credentials::Settings::from(&config),
+            credentials::World {
+                clock: clock.clone(),
+                random,
+                roots: Arc::new(roots(&config, &environment)?),
+                metrics: metrics.credentials.clone(),
+            },
+        )?;
         Ok(Self {
             config: ArcSwap::from_pointee(config.clone()),
             started: config,
@@ -101,6 +119,7 @@ impl Relay {
             workers,
             certificates,
             metrics,
+            credentials,
             clock,
             stopping: AtomicBool::new(false),
         })
@@ -116,6 +135,12 @@ impl Relay {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Who makes credentials.
+    #[must_use]
+    pub fn credentials(&self) -> &Service {
+        &self.credentials
     }
 
     /// Where clients reach the relay.
@@ -219,6 +244,8 @@ impl Relay {
         if let (Some(certificates), Some(tls)) = (&self.certificates, &config.tls) {
             certificates.replace(Arc::clone(&tls.identity), &tls.certificate, &tls.key)?;
         }
+        self.credentials
+            .reload(&credentials::Settings::from(&config))?;
         let changed = restart_only(&self.started, &config);
         if !changed.is_empty() {
             warn!(
@@ -307,6 +334,19 @@ impl Relay {
 
     fn unix_seconds(&self) -> i64 {
         i64::try_from(self.clock.unix_seconds()).unwrap_or(i64::MAX)
+    }
+}
+
+/// Whom the homeserver may have its certificate from. Without any the relay starts all the same, if nothing
+/// depends on them.
+fn roots(config: &Config, environment: &Environment) -> Result<RootCertStore, String> {
+    let homeserver = config.credentials.homeserver.as_ref();
+    match tls::roots(environment) {
+        Ok(roots) => Ok(roots),
+        Err(problem) if homeserver.is_some_and(|url| url.scheme() == "https") => {
+            Err(format!("credentials.homeserver: {problem}"))
+        }
+        Err(_) => Ok(RootCertStore::empty()),
     }
 }
 

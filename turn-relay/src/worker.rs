@@ -3,39 +3,47 @@
 //! It knows which sockets there are and in which order they are served. What packets mean is the core's matter, how they are
 //! moved that of [`io`](crate::io).
 
+mod packets;
+mod peers;
+mod sender;
+mod streams;
+
 use std::{
-    io::{self, IoSlice},
-    ops::Range,
+    io,
     os::fd::AsRawFd as _,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, TryRecvError},
+        mpsc::{self, Receiver, TryRecvError},
     },
     time::{Duration, Instant},
 };
 
-use mio::{Events, Interest, Poll, unix::SourceFd};
+use arc_swap::ArcSwap;
+use mio::{Events, Interest, Poll, event::Event, unix::SourceFd};
 use shared::clock::Clock;
 use tracing::error;
 use turn_relay_proto::{
-    Commons, Config, Data, Effect, Effects, FiveTuple, Now, Packet, RelayFailure, Server, Time,
-    Transport,
-    address::Family,
+    Commons, Effect, Effects, Link, Now, RelayId, Server, Time,
+    address::ConnectionId,
     commons,
     counters::{Counters, DropReason},
-    effect::{Purpose, RelayKind},
-    packet::{HEADROOM, TAILROOM},
 };
 
+use self::sender::Sender;
 use crate::{
     io::{
-        datagrams::{Arena, BATCH, Datagrams, Envelope, MAX_SEGMENTS},
-        listeners::UdpListener,
-        locals::{Local, Locals, SharedLocals},
+        connections::Connections,
+        datagrams::{Arena, Datagrams, Envelope},
+        deadlines::Deadlines,
+        listeners::{StreamListener, UdpListener},
+        locals::{Locals, SharedLocals},
+        mailbox::Mailbox,
         outbox::{Destination, Outbox},
-        ready::{Queued, Ready, Source},
+        peers::{PeerRegistry, Peers},
+        ready::{Ready, Source},
         relays::Relays,
+        strangers::Strangers,
     },
     workers::Reloadable,
 };
@@ -49,40 +57,74 @@ const TURN: usize = 1_024;
 /// As long as something has a deadline the thread looks at the clock this often, whatever the clock says: a manual one may have been moved.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// How often an error that may be an earlier datagram's is taken for that.
-const RECEIVE_ATTEMPTS: usize = 3;
-
-/// ICMP errors that are read at once: as many datagrams as one batch sends may each bring one.
-const ICMP_BATCH: usize = BATCH;
-
 /// What a thread begins with.
 pub(crate) struct Setup {
+    /// Its number, from 0 on.
+    pub(crate) worker: usize,
     pub(crate) poll: Poll,
     pub(crate) udp: Vec<UdpListener>,
-    pub(crate) locals: Arc<SharedLocals>,
-    pub(crate) reloadable: Arc<Reloadable>,
-    pub(crate) commons: Arc<Commons>,
+    pub(crate) tcp: Vec<StreamListener>,
+    pub(crate) commands: Receiver<Command>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) pulse: Arc<Pulse>,
-    pub(crate) commands: Receiver<Command>,
+    pub(crate) common: Common,
+}
+
+/// What all threads have in common.
+#[derive(Clone)]
+pub(crate) struct Common {
+    pub(crate) colleagues: Arc<[Colleague]>,
+    pub(crate) commons: Arc<Commons>,
+    pub(crate) locals: Arc<SharedLocals>,
+    pub(crate) strangers: Arc<Strangers>,
+    pub(crate) peers: Arc<PeerRegistry>,
+    pub(crate) reloadable: Arc<Reloadable>,
+    pub(crate) tls_config: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
     pub(crate) clock: Clock,
+    /// The moment that all threads' time counts from.
     pub(crate) origin: Instant,
     pub(crate) random: shared::random::Random,
 }
 
-/// What other threads want of one. It is woken up after each.
+/// A thread, as others reach it.
+#[derive(Debug)]
+pub(crate) struct Colleague {
+    pub(crate) mailbox: Mailbox,
+    pub(crate) commands: mpsc::Sender<Command>,
+}
+
+/// What other threads want of one.
 #[derive(Debug)]
 pub(crate) enum Command {
     Reconfigure(Arc<Reloadable>),
     Drain,
     Stop,
+    /// Close a connection with a peer that was joined here.
+    ClosePeer(ConnectionId),
+    /// A connection with a peer that this thread's server has named was closed.
+    PeerClosed(RelayId, ConnectionId),
 }
 
-/// The sign of life of a thread, for others to see.
+/// What others see of a thread.
 #[derive(Debug, Default)]
 pub(crate) struct Pulse {
     /// When it last went through its loop, in nanoseconds since the origin of all threads' time.
     pub(crate) beat: AtomicU64,
+    /// Connections in clear.
+    pub(crate) tcp: AtomicU64,
+    /// Connections with TLS.
+    pub(crate) tls: AtomicU64,
+}
+
+/// What has to happen at a certain time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Alarm {
+    /// A client's connection may have had its time.
+    Client(Link),
+    /// An attempt to connect to a peer, by its place and name, may have had its time.
+    Connect(u32, u32),
+    /// The source of that token may be served again.
+    Retry(usize),
 }
 
 /// Randomness as the core wants it.
@@ -105,7 +147,15 @@ pub(crate) struct Worker<D> {
     further_effects: Effects,
     arena: Arena,
     sender: Sender<D>,
-    queued_listeners: Vec<Queued>,
+    tcp: Vec<StreamListener>,
+    peers: Peers,
+    peer_registry: Arc<PeerRegistry>,
+    strangers: Arc<Strangers>,
+    tls_config: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+    deadlines: Deadlines<Alarm>,
+    /// What was taken out of the mailbox.
+    letters: Vec<u8>,
+    reloadable: Arc<Reloadable>,
     commands: Receiver<Command>,
     counters: Arc<Counters>,
     pulse: Arc<Pulse>,
@@ -115,62 +165,64 @@ pub(crate) struct Worker<D> {
     stopped: bool,
 }
 
-/// What sending takes: all sockets, and what is to be sent.
-struct Sender<D> {
-    datagrams: D,
-    udp: Vec<UdpListener>,
-    locals: Locals,
-    relays: Relays,
-    outbox: Outbox,
-    counters: Arc<Counters>,
-}
-
-/// Whether a source has more.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Rest {
-    Some,
-    None,
-}
-
 impl<D: Datagrams> Worker<D> {
     /// Has all sockets watched.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not watch them.
     pub(crate) fn new(setup: Setup, datagrams: D) -> io::Result<Self> {
         let registry = setup.poll.registry();
         for (index, listener) in (0..).zip(&setup.udp) {
-            registry.register(
-                &mut SourceFd(&listener.socket.as_raw_fd()),
-                Source::UdpListener(index).token(),
-                Interest::READABLE,
-            )?;
+            let token = Source::UdpListener(index).token();
+            let fd = listener.socket.as_raw_fd();
+            registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
         }
-        let config: Arc<Config> = setup.reloadable.core.clone();
+        for (index, listener) in (0..).zip(&setup.tcp) {
+            let token = Source::TcpListener(index).token();
+            let fd = listener.socket.as_raw_fd();
+            registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+        }
+        let common = setup.common;
         Ok(Self {
             ready: Ready::default(),
             server: Server::new(
-                config,
-                setup.commons,
-                setup.counters.clone(),
-                SystemRandom(setup.random),
+                Arc::clone(&common.reloadable.core),
+                common.commons,
+                Arc::clone(&setup.counters),
+                SystemRandom(common.random),
             ),
             effects: Effects::new(),
             further_effects: Effects::new(),
             arena: Arena::new(),
-            queued_listeners: vec![Queued::No; setup.udp.len()],
             sender: Sender {
+                worker: setup.worker,
                 datagrams,
                 udp: setup.udp,
-                locals: Locals::new(setup.locals),
+                locals: Locals::new(common.locals),
                 relays: Relays::default(),
+                connections: Connections::new(setup.worker),
+                broken: Vec::new(),
+                tcp_buffer: common.reloadable.tcp_buffer,
+                colleagues: common.colleagues,
                 outbox: Outbox::default(),
-                counters: setup.counters.clone(),
+                counters: Arc::clone(&setup.counters),
             },
+            tcp: setup.tcp,
+            peers: Peers::default(),
+            peer_registry: common.peers,
+            strangers: common.strangers,
+            tls_config: common.tls_config,
+            deadlines: Deadlines::default(),
+            letters: Vec::new(),
+            reloadable: common.reloadable,
             poll: setup.poll,
             commands: setup.commands,
             counters: setup.counters,
             pulse: setup.pulse,
-            now: now(&setup.clock, setup.origin),
-            clock: setup.clock,
-            origin: setup.origin,
+            now: now(&common.clock, common.origin),
+            clock: common.clock,
+            origin: common.origin,
             stopped: false,
         })
     }
@@ -187,12 +239,7 @@ impl<D: Datagrams> Worker<D> {
             }
             self.read_clock();
             for event in &events {
-                if let Some(source) = Source::from_token(event.token()) {
-                    if event.is_error() {
-                        self.take_icmp_errors(source);
-                    }
-                    self.note(source);
-                }
+                self.note(event);
             }
             self.serve();
             self.expire();
@@ -204,7 +251,8 @@ impl<D: Datagrams> Worker<D> {
         if !self.ready.is_empty() {
             return Some(Duration::ZERO);
         }
-        let next = self.server.next_timeout()?;
+        let next = [self.server.next_timeout(), self.deadlines.next()];
+        let next = next.into_iter().flatten().min()?;
         let now = now(&self.clock, self.origin).time;
         Some(next.since(now).min(LONGEST_WAIT))
     }
@@ -217,39 +265,37 @@ impl<D: Datagrams> Worker<D> {
     }
 
     /// Something happened at a source.
-    fn note(&mut self, source: Source) {
+    fn note(&mut self, event: &Event) {
+        let Some(source) = Source::from_token(event.token()) else {
+            return;
+        };
         match source {
-            Source::Waker => self.obey(),
+            Source::Waker => {
+                self.obey();
+                self.open_letters();
+            }
             Source::UdpListener(index) => {
-                if let Some(queued) = self.queued_listeners.get_mut(index as usize) {
-                    self.ready.push(source, queued);
+                if let Some(listener) = self.sender.udp.get_mut(index as usize) {
+                    self.ready.push(source, &mut listener.queued);
+                }
+            }
+            Source::TcpListener(index) => {
+                if let Some(listener) = self.tcp.get_mut(index as usize) {
+                    self.ready.push(source, &mut listener.queued);
                 }
             }
             Source::Relay(slot, family) => {
+                if event.is_error() {
+                    self.take_icmp_errors(slot, family);
+                }
                 if let Some((_, relay)) = self.sender.relays.at(slot, family) {
                     self.ready.push(source, &mut relay.queued);
                 }
             }
-            Source::TcpListener(_) | Source::Client(_) | Source::Peer(_) => {}
+            Source::Client(slot) => self.note_client(slot, event),
+            Source::Peer(slot) => self.note_peer(slot, event),
         }
-    }
-
-    /// Gives the core the ICMP errors that a relay socket got.
-    fn take_icmp_errors(&mut self, source: Source) {
-        let Source::Relay(slot, family) = source else {
-            return;
-        };
-        for _ in 0..ICMP_BATCH {
-            let Some((id, relay)) = self.sender.relays.at(slot, family) else {
-                return;
-            };
-            let Some(error) = self.sender.datagrams.icmp_error(&relay.socket) else {
-                return;
-            };
-            self.server
-                .peer_unreachable(id, error, self.now, &mut self.effects);
-            self.carry_out();
-        }
+        self.close_broken();
     }
 
     /// Lets sources have their turns, until none has anything or it is time to look at the poll again.
@@ -260,25 +306,34 @@ impl<D: Datagrams> Worker<D> {
         {
             let served = match source {
                 Source::UdpListener(index) => self.serve_listener(index),
-                Source::Relay(slot, family) => {
-                    let served = self.serve_relay(slot, family);
-                    self.ready.count(served);
-                    served
-                }
-                Source::Waker | Source::TcpListener(_) | Source::Client(_) | Source::Peer(_) => 0,
+                Source::TcpListener(index) => self.accept_clients(index),
+                Source::Relay(slot, family) => self.serve_relay(slot, family),
+                Source::Client(slot) => self.serve_client(slot),
+                Source::Peer(slot) => self.pass_to_client(slot),
+                Source::Waker => 0,
             };
+            if !matches!(source, Source::UdpListener(_)) {
+                self.ready.count(served);
+            }
+            self.close_broken();
             left = left.saturating_sub(served.max(1));
         }
     }
 
-    /// What other threads want.
+    /// Does what other threads want.
     fn obey(&mut self) {
         loop {
             match self.commands.try_recv() {
                 Ok(Command::Reconfigure(reloadable)) => {
-                    self.server.reconfigure(reloadable.core.clone());
+                    self.server.reconfigure(Arc::clone(&reloadable.core));
+                    self.sender.tcp_buffer = reloadable.tcp_buffer;
+                    self.reloadable = reloadable;
                 }
                 Ok(Command::Drain) => self.server.drain(),
+                Ok(Command::ClosePeer(connection)) => self.close_joined(connection),
+                Ok(Command::PeerClosed(relay, connection)) => {
+                    self.server.peer_connection_closed(relay, connection);
+                }
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => {
                     self.server.close(&mut self.effects);
                     self.carry_out();
@@ -291,104 +346,38 @@ impl<D: Datagrams> Worker<D> {
         }
     }
 
-    /// Deadlines that have come.
+    /// Wants something of another thread.
+    fn tell(&self, worker: usize, command: Command) {
+        if let Some(colleague) = self.sender.colleagues.get(worker) {
+            colleague.tell(command);
+        }
+    }
+
+    /// Does what is due.
     fn expire(&mut self) {
+        let now = self.now.time;
         if self
             .server
             .next_timeout()
-            .is_some_and(|timeout| timeout <= self.now.time)
+            .is_some_and(|timeout| timeout <= now)
         {
             self.server.handle_timeout(self.now, &mut self.effects);
             self.carry_out();
             self.sender.flush(&self.arena);
         }
-    }
-
-    /// Takes a batch of a listener's. The result says how many packets those were.
-    fn serve_listener(&mut self, index: u32) -> usize {
-        let Some(listener) = self.sender.udp.get(index as usize) else {
-            return 0;
-        };
-        let rest = receive(
-            &mut self.sender.datagrams,
-            &listener.socket,
-            &mut self.arena,
-        );
-        if let Some(queued) = self.queued_listeners.get_mut(index as usize) {
-            *queued = Queued::No;
-            if rest == Rest::Some {
-                self.ready.push(Source::UdpListener(index), queued);
+        while let Some(alarm) = self.deadlines.pop(now) {
+            match alarm {
+                Alarm::Client(link) => self.client_deadline(link),
+                Alarm::Connect(slot, connection) => self.connect_deadline(slot, connection),
+                Alarm::Retry(token) => self.retry(token),
             }
         }
-        let mut served = 0;
-        let mut next = 0;
-        while let Some(received) = self.arena.get(next) {
-            next += 1;
-            let local = Local {
-                listener: u16::try_from(index).unwrap_or(u16::MAX),
-                address: received.to,
-            };
-            let Some(link) = self.sender.locals.link(local) else {
-                continue;
-            };
-            let client = FiveTuple {
-                client: received.from,
-                link,
-                transport: Transport::Udp,
-            };
-            let traffic_class = received.traffic_class;
-            for place in places(received.range.clone(), received.stride) {
-                let packet = place.packet(&mut self.arena);
-                self.server.client_packet(
-                    client,
-                    packet,
-                    traffic_class,
-                    self.now,
-                    &mut self.effects,
-                );
-                self.carry_out();
-                served += 1;
-            }
-        }
-        self.sender.flush(&self.arena);
-        served
-    }
-
-    /// Takes a batch of a relay socket's. The result says how many packets those were.
-    fn serve_relay(&mut self, slot: u32, family: Family) -> usize {
-        let Some((id, relay)) = self.sender.relays.at(slot, family) else {
-            return 0;
-        };
-        let rest = receive(&mut self.sender.datagrams, &relay.socket, &mut self.arena);
-        relay.queued = Queued::No;
-        if rest == Rest::Some {
-            self.ready
-                .push(Source::Relay(slot, family), &mut relay.queued);
-        }
-        let mut served = 0;
-        let mut next = 0;
-        while let Some(received) = self.arena.get(next) {
-            next += 1;
-            let (peer, traffic_class) = (received.from, received.traffic_class);
-            for place in places(received.range.clone(), received.stride) {
-                let packet = place.packet(&mut self.arena);
-                self.server.peer_packet(
-                    id,
-                    peer,
-                    packet,
-                    traffic_class,
-                    self.now,
-                    &mut self.effects,
-                );
-                self.carry_out();
-                served += 1;
-            }
-        }
-        self.sender.flush(&self.arena);
-        served
+        self.close_broken();
     }
 
     /// Carries out what the core wants, and what it wants then.
+    ///
+    /// Connections are not closed meanwhile, but noted as broken: closing one brings further effects.
     fn carry_out(&mut self) {
         let mut effects = std::mem::take(&mut self.effects);
         loop {
@@ -411,14 +400,10 @@ impl<D: Datagrams> Worker<D> {
                 data,
                 purpose,
                 traffic_class,
-            } => {
-                if let Some(destination) = self.sender.to_client(*client, *purpose, *traffic_class)
-                {
-                    self.sender.send(destination, data, scratch, &self.arena);
-                } else {
-                    self.counters.drops.add(DropReason::SendFailed, 1);
-                }
-            }
+            } => match self.sender.way_to_client(*client, *purpose, *traffic_class) {
+                Some(destination) => self.sender.send(destination, data, scratch, &self.arena),
+                None => self.counters.drops.add(DropReason::SendFailed, 1),
+            },
             Effect::SendToPeer {
                 relay,
                 peer,
@@ -435,171 +420,63 @@ impl<D: Datagrams> Worker<D> {
                 let destination = Destination::Relay(relay.slot, relay.family, envelope);
                 self.sender.send(destination, data, scratch, &self.arena);
             }
+            Effect::Authenticated { client } => self.is_no_stranger(*client),
+            Effect::AllocationEnded { client } => self.is_idle(*client),
+            Effect::OpenRelay { .. }
+            | Effect::CloseRelay { .. }
+            | Effect::ConnectToPeer { .. }
+            | Effect::JoinConnections { .. }
+            | Effect::ClosePeerConnection { .. } => {
+                // what was to be sent before comes before
+                self.sender.flush(&self.arena);
+                self.change_sockets(effect);
+            }
+        }
+    }
+
+    /// The effects that are about sockets, not about messages.
+    fn change_sockets(&mut self, effect: &Effect) {
+        match *effect {
             Effect::OpenRelay {
                 relay,
                 address,
                 kind,
             } => {
-                self.sender.flush(&self.arena);
-                let opened = match kind {
-                    RelayKind::Udp => self.sender.relays.open(
-                        *relay,
-                        *address,
-                        &self.sender.datagrams,
-                        self.poll.registry(),
-                    ),
-                    RelayKind::Tcp => Err(RelayFailure::Other),
-                };
+                let registry = self.poll.registry();
+                let datagrams = &self.sender.datagrams;
+                let relays = &mut self.sender.relays;
                 let effects = &mut self.further_effects;
-                match opened {
-                    Ok(()) => self.server.relay_opened(*relay, effects),
-                    Err(failure) => self.server.relay_failed(*relay, failure, self.now, effects),
+                match relays.open(relay, address, kind, datagrams, registry) {
+                    Ok(()) => self.server.relay_opened(relay, effects),
+                    Err(failure) => self.server.relay_failed(relay, failure, self.now, effects),
                 }
             }
             Effect::CloseRelay { relay } => {
-                self.sender.flush(&self.arena);
-                self.sender.relays.close(*relay);
+                self.sender.relays.close(relay);
+                self.close_peers_of(relay);
             }
-            Effect::ConnectToPeer { .. }
-            | Effect::JoinConnections { .. }
-            | Effect::ClosePeerConnection { .. }
+            Effect::ConnectToPeer {
+                relay,
+                peer,
+                connection,
+            } => self.connect_to_peer(relay, peer, connection),
+            Effect::JoinConnections { client, connection } => self.join(client, connection),
+            Effect::ClosePeerConnection { connection } => self.close_peer(connection),
+            Effect::SendToClient { .. }
+            | Effect::SendToPeer { .. }
             | Effect::Authenticated { .. }
             | Effect::AllocationEnded { .. } => {}
         }
     }
 }
 
-impl<D: Datagrams> Sender<D> {
-    /// How a client is reached.
-    fn to_client(
-        &mut self,
-        client: FiveTuple,
-        purpose: Purpose,
-        traffic_class: u8,
-    ) -> Option<Destination> {
-        match client.transport {
-            Transport::Udp => {
-                let local = self.locals.get(client.link)?;
-                Some(Destination::Listener(
-                    local.listener,
-                    Envelope {
-                        to: client.client,
-                        from: local.address,
-                        traffic_class,
-                        dont_fragment: false,
-                    },
-                ))
-            }
-            Transport::Tcp | Transport::Tls => Some(Destination::Stream(client.link, purpose)),
-            Transport::Dtls => None,
-        }
+impl Colleague {
+    /// Wants something of that thread.
+    pub(crate) fn tell(&self, command: Command) {
+        // a thread that has ended needs no command
+        let _ = self.commands.send(command);
+        let _ = self.mailbox.wake();
     }
-
-    /// Sends a message, or collects it with others that are [flushed](Self::flush) later.
-    fn send(&mut self, destination: Destination, data: &Data, scratch: &[u8], arena: &Arena) {
-        match data {
-            Data::Packet(range) => {
-                if self.outbox.push(destination, range).is_err() {
-                    self.flush(arena);
-                    // it is empty now, and takes anything
-                    let _ = self.outbox.push(destination, range);
-                }
-            }
-            Data::Scratch(range) => {
-                self.flush(arena);
-                if let Some(message) = scratch.get(range.clone()) {
-                    self.transmit(destination, &[IoSlice::new(message)]);
-                }
-            }
-        }
-    }
-
-    /// Sends what was collected.
-    fn flush(&mut self, arena: &Arena) {
-        let Some((destination, messages)) = self.outbox.collected() else {
-            return;
-        };
-        let memory = arena.memory();
-        let slice = |range: &Range<usize>| IoSlice::new(memory.get(range.clone()).unwrap_or(&[]));
-        if let [message] = messages {
-            let message = slice(message);
-            self.transmit(destination, &[message]);
-        } else {
-            let mut slices = [IoSlice::new(&[]); MAX_SEGMENTS];
-            let count = messages.len().min(MAX_SEGMENTS);
-            for (to, message) in slices.iter_mut().zip(messages) {
-                *to = slice(message);
-            }
-            self.transmit(destination, &slices[..count]);
-        }
-        self.outbox.clear();
-    }
-
-    fn transmit(&mut self, destination: Destination, messages: &[IoSlice<'_>]) {
-        let lost = match destination {
-            Destination::Listener(index, envelope) => self
-                .udp
-                .get(usize::from(index))
-                .map_or(messages.len(), |listener| {
-                    self.datagrams.send(&listener.socket, &envelope, messages)
-                }),
-            Destination::Relay(slot, family, envelope) => self
-                .relays
-                .at(slot, family)
-                .map_or(messages.len(), |(_, relay)| {
-                    self.datagrams.send(&relay.socket, &envelope, messages)
-                }),
-            Destination::Stream(..) => messages.len(),
-        };
-        if lost > 0 {
-            self.counters.drops.add(DropReason::SendFailed, lost as u64);
-        }
-    }
-}
-
-/// Fills the arena from a socket.
-fn receive(
-    datagrams: &mut impl Datagrams,
-    socket: &std::net::UdpSocket,
-    arena: &mut Arena,
-) -> Rest {
-    for _ in 0..RECEIVE_ATTEMPTS {
-        match datagrams.receive(socket, arena) {
-            Ok(()) if arena.len() < BATCH => return Rest::None,
-            Ok(()) => return Rest::Some,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Rest::None,
-            Err(_) => {}
-        }
-    }
-    Rest::None
-}
-
-/// Where one datagram is, and how much space there is around it.
-struct Place {
-    range: Range<usize>,
-    headroom: usize,
-    tailroom: usize,
-}
-
-impl Place {
-    fn packet(self, arena: &mut Arena) -> Packet<'_> {
-        Packet::with_rooms(arena.memory_mut(), self.range, self.headroom, self.tailroom)
-    }
-}
-
-/// The datagrams of what was received as one: between them there is no space.
-fn places(range: Range<usize>, stride: usize) -> impl Iterator<Item = Place> {
-    let mut next = Some(range.start);
-    std::iter::from_fn(move || {
-        let start = next?;
-        let end = range.end.min(start.saturating_add(stride.max(1)));
-        next = (end < range.end).then_some(end);
-        Some(Place {
-            headroom: if start == range.start { HEADROOM } else { 0 },
-            tailroom: if end == range.end { TAILROOM } else { 0 },
-            range: start..end,
-        })
-    })
 }
 
 /// Both clocks.

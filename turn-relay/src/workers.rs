@@ -1,13 +1,13 @@
 //! The threads that relay: each with its own sockets, its own [`Server`](turn_relay_proto::Server) and its own loop.
 
 use std::{
-    fmt,
+    fmt, io,
     net::SocketAddr,
     ops::RangeInclusive,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{self, Sender},
+        mpsc,
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -17,11 +17,17 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use mio::{Poll, Waker};
 use shared::{clock::Clock, random::Random};
+use tracing::error;
 use turn_relay_proto::{Commons, Config, counters::Counters};
 
 use crate::{
-    io::{SystemDatagrams, listeners, locals::SharedLocals, ready::Source},
-    worker::{Command, Pulse, Setup, SystemRandom, Worker},
+    io::{
+        SystemDatagrams,
+        listeners::{self, StreamListener, UdpListener},
+        mailbox::Mailbox,
+        ready::Source,
+    },
+    worker::{Colleague, Command, Common, Pulse, Setup, SystemRandom, Worker},
 };
 
 /// How long a thread may take for its loop before it is taken for dead.
@@ -71,6 +77,7 @@ pub struct Reloadable {
 /// The running threads.
 pub struct Workers {
     threads: Vec<Thread>,
+    colleagues: Arc<[Colleague]>,
     counters: Vec<Arc<Counters>>,
     commons: Arc<Commons>,
     local_addresses: Vec<SocketAddr>,
@@ -82,11 +89,16 @@ pub struct Workers {
 struct Thread {
     /// `None` once it was waited for.
     handle: Option<JoinHandle<()>>,
-    commands: Sender<Command>,
-    waker: Waker,
     pulse: Arc<Pulse>,
     /// When it was asked for a sign of life, in nanoseconds since the origin.
     asked: AtomicU64,
+}
+
+/// The listening sockets of each thread.
+struct Listeners {
+    udp: Vec<Vec<UdpListener>>,
+    tcp: Vec<Vec<StreamListener>>,
+    addresses: Vec<SocketAddr>,
 }
 
 impl Workers {
@@ -102,68 +114,72 @@ impl Workers {
         random: Random,
     ) -> Result<Self, String> {
         let workers = settings.workers.clamp(1, MAX_WORKERS);
-        let datagrams = SystemDatagrams::new();
-        let mut local_addresses = Vec::new();
-        let mut udp: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
-        for address in &settings.udp {
-            let (address, sockets) = listeners::udp(*address, workers, &datagrams)?;
-            local_addresses.push(address);
-            for (all, socket) in udp.iter_mut().zip(sockets) {
-                all.push(socket);
-            }
+        let listeners = Listeners::open(&settings, workers)?;
+        let mut polls = Vec::with_capacity(workers);
+        let mut colleagues = Vec::with_capacity(workers);
+        for _ in 0..workers {
+            let (poll, waker) = poll().map_err(|error| {
+                format!("cannot watch sockets: {error}; are there open files left (LimitNOFILE)?")
+            })?;
+            let (commands, inbox) = mpsc::channel();
+            polls.push((poll, inbox));
+            colleagues.push(Colleague {
+                mailbox: Mailbox::new(waker),
+                commands,
+            });
         }
+        let colleagues: Arc<[Colleague]> = colleagues.into();
         let commons = Arc::new(Commons::new(
             &reloadable.core.relay_addresses,
             settings.relay_ports,
             &mut SystemRandom(random.clone()),
         ));
-        let reloadable = Arc::new(reloadable);
-        let locals = Arc::new(SharedLocals::default());
         let origin = clock.now();
-        let mut all = Self {
-            threads: Vec::with_capacity(workers),
-            counters: Vec::with_capacity(workers),
-            commons: commons.clone(),
-            local_addresses,
+        let common = Common {
+            colleagues: Arc::clone(&colleagues),
+            commons: Arc::clone(&commons),
+            locals: Arc::default(),
+            strangers: Arc::default(),
+            peers: Arc::default(),
+            reloadable: Arc::new(reloadable),
+            tls_config: settings.tls_config,
             clock: clock.clone(),
             origin,
+            random,
         };
-        for (index, udp) in udp.into_iter().enumerate() {
-            let no_poll = |error| {
-                format!("cannot watch sockets: {error}; are there open files left (LimitNOFILE)?")
-            };
-            let poll = Poll::new().map_err(no_poll)?;
-            let waker = Waker::new(poll.registry(), Source::Waker.token()).map_err(no_poll)?;
-            let (commands, inbox) = mpsc::channel();
+        let mut all = Self {
+            threads: Vec::with_capacity(workers),
+            colleagues,
+            counters: Vec::with_capacity(workers),
+            commons,
+            local_addresses: listeners.addresses,
+            clock,
+            origin,
+        };
+        let sockets = listeners.udp.into_iter().zip(listeners.tcp);
+        for (worker, ((poll, commands), (udp, tcp))) in polls.into_iter().zip(sockets).enumerate() {
             let counters = Arc::new(Counters::default());
             let pulse = Arc::new(Pulse::default());
             let setup = Setup {
+                worker,
                 poll,
                 udp,
-                locals: locals.clone(),
-                reloadable: reloadable.clone(),
-                commons: commons.clone(),
-                counters: counters.clone(),
-                pulse: pulse.clone(),
-                commands: inbox,
-                clock: clock.clone(),
-                origin,
-                random: random.clone(),
+                tcp,
+                commands,
+                counters: Arc::clone(&counters),
+                pulse: Arc::clone(&pulse),
+                common: common.clone(),
             };
             let handle = thread::Builder::new()
-                .name(format!("relay-{index}"))
+                .name(format!("relay-{worker}"))
                 .spawn(move || match Worker::new(setup, SystemDatagrams::new()) {
                     Ok(worker) => worker.run(),
-                    Err(error) => {
-                        tracing::error!(%error, "a relay thread cannot watch its sockets")
-                    }
+                    Err(error) => error!(%error, "a relay thread cannot watch its sockets"),
                 })
                 .map_err(|error| format!("cannot start a thread: {error}"))?;
             all.counters.push(counters);
             all.threads.push(Thread {
                 handle: Some(handle),
-                commands,
-                waker,
                 pulse,
                 asked: AtomicU64::new(0),
             });
@@ -197,7 +213,14 @@ impl Workers {
     /// TCP and TLS connections that are open now.
     #[must_use]
     pub fn connections(&self) -> Connections {
-        Connections::default()
+        let sum = |open: fn(&Pulse) -> &AtomicU64| {
+            let open = |thread: &Thread| open(&thread.pulse).load(Ordering::Relaxed);
+            self.threads.iter().map(open).sum()
+        };
+        Connections {
+            tcp: sum(|pulse| &pulse.tcp),
+            tls: sum(|pulse| &pulse.tls),
+        }
     }
 
     /// Whether all threads run, and each went through its loop within the last seconds: for `/health` and systemd's
@@ -207,7 +230,10 @@ impl Workers {
     #[must_use]
     pub fn are_alive(&self) -> bool {
         let now = crate::worker::now(&self.clock, self.origin).time.as_nanos();
-        self.threads.iter().all(|thread| thread.is_alive(now))
+        self.threads
+            .iter()
+            .zip(self.colleagues.iter())
+            .all(|(thread, colleague)| thread.is_alive(now, colleague))
     }
 
     /// Local addresses in use, as bound (for port 0 the one that the system chose): UDP, TCP, TLS, in the order of the
@@ -223,20 +249,45 @@ impl Workers {
     }
 
     fn tell(&self, command: impl Fn() -> Command) {
-        for thread in &self.threads {
-            thread.tell(command());
+        for colleague in self.colleagues.iter() {
+            colleague.tell(command());
         }
     }
 }
 
-impl Thread {
-    fn tell(&self, command: Command) {
-        // a thread that has ended needs no command; that it ended is seen by `is_alive`
-        let _ = self.commands.send(command);
-        let _ = self.waker.wake();
+impl Listeners {
+    fn open(settings: &Settings, workers: usize) -> Result<Self, String> {
+        let mut all = Self {
+            udp: (0..workers).map(|_| Vec::new()).collect(),
+            tcp: (0..workers).map(|_| Vec::new()).collect(),
+            addresses: Vec::new(),
+        };
+        for address in &settings.udp {
+            let (address, sockets) = listeners::udp(*address, workers, &SystemDatagrams::new())?;
+            all.addresses.push(address);
+            for (of_worker, socket) in all.udp.iter_mut().zip(sockets) {
+                of_worker.push(socket);
+            }
+        }
+        for address in settings.tcp.iter().chain(&settings.tls) {
+            let (address, sockets) = listeners::tcp(*address, workers)?;
+            all.addresses.push(address);
+            for (of_worker, socket) in all.tcp.iter_mut().zip(sockets) {
+                of_worker.push(socket);
+            }
+        }
+        Ok(all)
     }
+}
 
-    fn is_alive(&self, now: u64) -> bool {
+fn poll() -> io::Result<(Poll, Waker)> {
+    let poll = Poll::new()?;
+    let waker = Waker::new(poll.registry(), Source::Waker.token())?;
+    Ok((poll, waker))
+}
+
+impl Thread {
+    fn is_alive(&self, now: u64, colleague: &Colleague) -> bool {
         if self.handle.as_ref().is_none_or(JoinHandle::is_finished) {
             return false;
         }
@@ -244,7 +295,7 @@ impl Thread {
         if self.pulse.beat.load(Ordering::Acquire) >= asked {
             // it answered the last question
             self.asked.store(now, Ordering::Relaxed);
-            let _ = self.waker.wake();
+            let _ = colleague.mailbox.wake();
             return true;
         }
         u128::from(now.saturating_sub(asked)) < ALIVE.as_nanos()

@@ -3,13 +3,10 @@
 use std::{fmt, sync::Arc};
 
 use prometheus_client::metrics::counter::Counter;
-use shared::clock::Clock;
+use shared::{clock::Clock, log_gate::LogGate};
 use tracing::info;
 
-use crate::{
-    app::LogGate,
-    sealed::{keys::Ignored, plaintext::LeftOut},
-};
+use crate::sealed::{keys::Ignored, plaintext::LeftOut};
 
 /// What one app's pushes lack, and where that is counted.
 pub struct Shortfalls {

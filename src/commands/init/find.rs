@@ -73,10 +73,10 @@ pub(super) enum Unknown {
     )]
     NoRoute,
     #[error(
-        "this host has the private address {local}, so it is behind a NAT (a router, or a cloud that translates), and \
-         {host} is not in DNS yet: what is the public address that leads here? Say it with --public-address ADDRESS \
-         (the router or the provider's console shows it), or make the DNS record first and run this again. If calls \
-         are to stay inside this network: --public-address {local}"
+        "this host has the private address {local}, so it is behind a NAT (a router, or a cloud that translates). Which \
+         public address leads here? Say it with --public-address ADDRESS (the router or the provider's console shows \
+         it), or give {host} that address in DNS first and run this again. If calls are to stay inside this network: \
+         --public-address {local}"
     )]
     BehindNat { local: IpAddr, host: String },
     #[error(

@@ -13,7 +13,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::Args;
 use rustix::fs::Mode;
 use shared::{clock::Clock, environment::Environment, random::Random, secret::Secret};
-use turn_relay::{addresses, certificates::Identity, config::Config};
+use turn_relay::{addresses, certificates::Identity, config::{Config, Relay}};
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -277,14 +277,7 @@ impl Run<'_> {
             .clone()
             .or(kept_host)
             .unwrap_or_else(|| format!("turn.{}", self.server_name.domain));
-        let this_host = Host::of_this_machine();
-        let in_dns = if arguments.offline || !arguments.public_address.is_empty() {
-            Vec::new()
-        } else {
-            find::in_dns(&host).await
-        };
-        let addresses = find::addresses(&this_host, &arguments.public_address, &in_dns, &host)
-            .map_err(|unknown| unknown.to_string())?;
+        let addresses = self.addresses(old, &host).await?;
         for (local, told) in &addresses.pairs {
             let how = if addresses.from_dns.contains(told) {
                 ", as DNS says"
@@ -337,6 +330,25 @@ impl Run<'_> {
             key,
             tls,
         })
+    }
+
+    /// The addresses as they were said, as an old file has them, as this host has them, as DNS has them.
+    async fn addresses(&self, old: Option<&Config>, turn_host: &str) -> Result<find::Addresses, String> {
+        let this_host = Host::of_this_machine();
+        let said = &self.arguments.public_address;
+        let in_file: Vec<_> = old.iter().flat_map(|old| told_in(&old.relay)).collect();
+        if said.is_empty()
+            && !in_file.is_empty()
+            && let Ok(addresses) = find::addresses(&this_host, &in_file, &[], turn_host)
+        {
+            return Ok(addresses);
+        }
+        let in_dns = if self.arguments.offline || !said.is_empty() {
+            Vec::new()
+        } else {
+            find::in_dns(turn_host).await
+        };
+        find::addresses(&this_host, said, &in_dns, turn_host).map_err(|unknown| unknown.to_string())
     }
 
     /// The homeserver as it was named, as a file has it, as it is found, or as it may be called.
@@ -505,6 +517,14 @@ fn load(path: &Path, clock: &Clock) -> Result<Config, String> {
     loaded.config.ok_or_else(|| {
         format!("{} cannot be used as it is:\n  {}", path.display(), loaded.errors.join("\n  "))
     })
+}
+
+/// What a file says that clients are told.
+fn told_in(relay: &Relay) -> Vec<IpAddr> {
+    let external = relay.external.iter().map(|(_, told)| *told);
+    let own = relay.addresses.iter().copied();
+    let own = own.filter(|local| relay.external.iter().all(|(key, _)| key != local));
+    external.chain(own).collect()
 }
 
 /// This program, where it is not where the units look for it.

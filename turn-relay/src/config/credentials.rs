@@ -9,9 +9,13 @@ use shared::{
 use url::Url;
 
 use super::{Credentials, Listen, load::duration};
+use crate::credentials::MAX_URIS;
 
 /// Shorter ones can be guessed over the network.
 const SHORT_API_KEY: usize = 16;
+
+/// Web clients look every ten minutes whether their credentials last for ten more.
+const SHORT_TTL: Duration = Duration::from_mins(10);
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -53,6 +57,22 @@ pub(super) fn read(section: &Section<'_>, realm: Option<&str>, listen: &Listen) 
     if credentials.allow_guests && credentials.homeserver.is_none() {
         section
             .warning("`allow_guests` has no effect without `homeserver`, which knows the guests");
+    }
+    if let Some(value) = section.get("ttl")
+        && credentials.homeserver.is_some()
+        && credentials.ttl <= SHORT_TTL
+    {
+        value.warning(
+            "Matrix clients look after their credentials every ten minutes, so that calls fail with such a short one",
+        );
+    }
+    if let Some(value) = uris
+        && credentials.uris.len() > MAX_URIS
+    {
+        value.warning(format_args!(
+            "clients are told no more than {MAX_URIS} of these, `turns:` first: browsers warn of five servers, and \
+             each makes calls slower to start"
+        ));
     }
     section.finish(Severity::Error);
     credentials

@@ -104,7 +104,28 @@ pub fn summary(config: &Config) -> Vec<String> {
         ));
     }
     lines.push(peers(config));
+    lines.extend(credentials(config));
     lines
+}
+
+/// Who gets credentials here, if anybody does.
+fn credentials(config: &Config) -> Option<String> {
+    let credentials = &config.credentials;
+    let users = credentials.homeserver.as_ref().map(|url| {
+        let whose = if credentials.allow_guests {
+            "users and guests"
+        } else {
+            "users"
+        };
+        format!("{whose} of {}", url.as_str().trim_end_matches('/'))
+    });
+    let keys = match credentials.api_keys.len() {
+        0 => None,
+        1 => Some("whoever has the API key".to_owned()),
+        count => Some(format!("whoever has one of {count} API keys")),
+    };
+    let who: Vec<_> = users.into_iter().chain(keys).collect();
+    (!who.is_empty()).then(|| format!("credentials are for {}", who.join(" and for ")))
 }
 
 fn peers(config: &Config) -> String {

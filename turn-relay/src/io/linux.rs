@@ -15,7 +15,7 @@ use std::{
     ptr,
 };
 
-use libc::{c_int, c_void, cmsghdr, iovec, mmsghdr, msghdr, socklen_t};
+use libc::{c_int, c_uint, c_void, cmsghdr, iovec, mmsghdr, msghdr, sa_family_t, socklen_t};
 use socket2::{Domain, Socket};
 use turn_relay_proto::{IcmpError, policy::unmapped};
 
@@ -23,6 +23,14 @@ use super::datagrams::{Arena, BATCH, Datagrams, Envelope, Role};
 
 /// A segment no longer than this fits every link on which a segmented send works at all: IPv6's least MTU, less headers.
 const ALWAYS_FITS: usize = 1232;
+
+/// [`BATCH`], as the kernel wants it.
+#[expect(clippy::cast_possible_truncation, reason = "a small number")]
+const VLEN: c_uint = BATCH as c_uint;
+#[expect(clippy::cast_possible_truncation, reason = "a small number")]
+const AF_INET: sa_family_t = libc::AF_INET as sa_family_t;
+#[expect(clippy::cast_possible_truncation, reason = "a small number")]
+const AF_INET6: sa_family_t = libc::AF_INET6 as sa_family_t;
 
 /// Space for the control messages of one datagram: local address, traffic class, segment size.
 const CONTROL_LEN: usize = 128;
@@ -36,7 +44,7 @@ struct Control([u8; CONTROL_LEN]);
 #[repr(C)]
 #[derive(Clone, Copy)]
 union Name {
-    family: libc::sa_family_t,
+    family: sa_family_t,
     v4: libc::sockaddr_in,
     v6: libc::sockaddr_in6,
 }
@@ -106,6 +114,16 @@ impl LinuxDatagrams {
         }
     }
 
+    /// Whether several datagrams of one length that came from one source, one behind the other, are received as one:
+    /// half of what such a datagram costs.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not know that (it does since 5.0).
+    pub fn receive_runs(&self, socket: &impl AsRawFd, together: bool) -> io::Result<()> {
+        set(socket, libc::SOL_UDP, libc::UDP_GRO, c_int::from(together))
+    }
+
     /// Whether a run of datagrams of that length may be sent by one call.
     fn may_segment(&self, length: usize) -> bool {
         length != 0 && length <= self.longest_segment
@@ -148,6 +166,8 @@ impl Datagrams for LinuxDatagrams {
                 )
             };
         set(socket, level, receive_class, 1)?;
+        // an old kernel hands over each datagram alone
+        let _ = self.receive_runs(socket, true);
         set(socket, level, discover, no_discovery)?;
         match role {
             Role::Listener => Ok(()),
@@ -165,7 +185,7 @@ impl Datagrams for LinuxDatagrams {
             libc::recvmmsg(
                 socket.as_raw_fd(),
                 self.messages.as_mut_ptr(),
-                BATCH as _,
+                VLEN,
                 libc::MSG_DONTWAIT as _,
                 ptr::null_mut(),
             )
@@ -277,10 +297,44 @@ fn send_message(
         header.msg_control = (&raw mut control).cast();
         header.msg_controllen = control_len as _;
     }
+    if control_len == 0
+        && let [payload] = payloads
+    {
+        return send_to(socket, payload, &name, header.msg_namelen);
+    }
     let attempt = || {
         // SAFETY: the header points at a name, payloads and control messages with their true lengths, which live until
         // the end of this function; the kernel only reads them
         let sent = unsafe { libc::sendmsg(socket, &raw const header, libc::MSG_NOSIGNAL) };
+        if sent < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    };
+    attempt().or_else(|error| {
+        if is_full(&error) {
+            Err(error)
+        } else {
+            attempt()
+        }
+    })
+}
+
+/// As [`send_message`], for one datagram with nothing beside it: a sixth of a microsecond less.
+fn send_to(socket: RawFd, payload: &[u8], name: &Name, name_len: socklen_t) -> io::Result<()> {
+    let attempt = || {
+        // SAFETY: payload and name are there with their true lengths; the kernel only reads them
+        let sent = unsafe {
+            libc::sendto(
+                socket,
+                payload.as_ptr().cast(),
+                payload.len(),
+                libc::MSG_NOSIGNAL,
+                ptr::from_ref(name).cast(),
+                name_len,
+            )
+        };
         if sent < 0 {
             Err(io::Error::last_os_error())
         } else {
@@ -380,12 +434,12 @@ impl Name {
         }
         // SAFETY: every variant is plain integers, all of which are initialized, and begins with the family
         let address = unsafe {
-            match c_int::from(self.family) {
-                libc::AF_INET => SocketAddr::V4(SocketAddrV4::new(
+            match self.family {
+                AF_INET => SocketAddr::V4(SocketAddrV4::new(
                     Ipv4Addr::from(u32::from_be(self.v4.sin_addr.s_addr)),
                     u16::from_be(self.v4.sin_port),
                 )),
-                libc::AF_INET6 if len >= length_of::<libc::sockaddr_in6>() => {
+                AF_INET6 if len >= length_of::<libc::sockaddr_in6>() => {
                     SocketAddr::V6(SocketAddrV6::new(
                         Ipv6Addr::from(self.v6.sin6_addr.s6_addr),
                         u16::from_be(self.v6.sin6_port),
@@ -406,7 +460,7 @@ impl From<SocketAddr> for Name {
         match address {
             SocketAddr::V4(address) => {
                 name.v4 = libc::sockaddr_in {
-                    sin_family: libc::AF_INET as _,
+                    sin_family: AF_INET,
                     sin_port: address.port().to_be(),
                     sin_addr: in_addr(*address.ip()),
                     sin_zero: [0; 8],
@@ -414,7 +468,7 @@ impl From<SocketAddr> for Name {
             }
             SocketAddr::V6(address) => {
                 name.v6 = libc::sockaddr_in6 {
-                    sin6_family: libc::AF_INET6 as _,
+                    sin6_family: AF_INET6,
                     sin6_port: address.port().to_be(),
                     sin6_flowinfo: 0,
                     sin6_addr: libc::in6_addr {
@@ -534,7 +588,8 @@ impl<'a> ControlWriter<'a> {
         assert!(end <= CONTROL_LEN, "no more than three control messages");
         // SAFETY: there is space for the message from `self.len` on, which is a multiple of the alignment of `cmsghdr`
         unsafe {
-            let header = self.control.0.as_mut_ptr().add(self.len).cast::<cmsghdr>();
+            let start: *mut c_void = self.control.0.as_mut_ptr().add(self.len).cast();
+            let header: *mut cmsghdr = start.cast();
             (*header).cmsg_level = level;
             (*header).cmsg_type = kind;
             (*header).cmsg_len = len as _;

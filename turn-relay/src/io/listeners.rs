@@ -4,12 +4,15 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{SocketAddr, TcpListener, UdpSocket},
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::datagrams::{Datagrams, Role};
+use super::{
+    datagrams::{Datagrams, Role},
+    ready::Queued,
+};
 
 /// Bytes that may wait at a listener in each direction, as far as the system allows.
 const BUFFER: usize = 4 * 1024 * 1024;
@@ -22,8 +25,17 @@ const BACKLOG: i32 = 1024;
 pub struct UdpListener {
     /// The socket.
     pub socket: UdpSocket,
-    /// Whether it is bound to all addresses.
-    pub is_wildcard: bool,
+    /// Whether it waits to be read.
+    pub queued: Queued,
+}
+
+/// A TCP socket that clients connect to, in clear or with TLS.
+#[derive(Debug)]
+pub struct StreamListener {
+    /// The socket.
+    pub socket: TcpListener,
+    /// Whether there are connections to be accepted.
+    pub queued: Queued,
 }
 
 /// Opens `count` UDP sockets for `address`. With port 0 the system chooses one port for all of them.
@@ -36,8 +48,7 @@ pub fn udp(
     count: usize,
     datagrams: &impl Datagrams,
 ) -> Result<(SocketAddr, Vec<UdpListener>), String> {
-    let is_wildcard = is_wildcard(address.ip());
-    let role = if is_wildcard {
+    let role = if address.ip().is_unspecified() {
         Role::WildcardListener
     } else {
         Role::Listener
@@ -52,7 +63,7 @@ pub fn udp(
         socket.bind(&address.into())?;
         Ok(UdpListener {
             socket: socket.into(),
-            is_wildcard,
+            queued: Queued::No,
         })
     };
     let all = || -> io::Result<_> {
@@ -70,17 +81,17 @@ pub fn udp(
 /// # Errors
 ///
 /// As with [`udp`].
-pub fn tcp(
-    address: SocketAddr,
-    count: usize,
-) -> Result<(SocketAddr, Vec<mio::net::TcpListener>), String> {
-    let open = |address| -> io::Result<mio::net::TcpListener> {
+pub fn tcp(address: SocketAddr, count: usize) -> Result<(SocketAddr, Vec<StreamListener>), String> {
+    let open = |address| -> io::Result<StreamListener> {
         let socket = new_socket(address, Type::STREAM, Protocol::TCP)?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        Ok(mio::net::TcpListener::from_std(socket.into()))
+        Ok(StreamListener {
+            socket: socket.into(),
+            queued: Queued::No,
+        })
     };
     let all = || -> io::Result<_> {
         let address = probe(address, Type::STREAM, Protocol::TCP)?;
@@ -92,14 +103,8 @@ pub fn tcp(
     all().map_err(|error| explain("TCP", address, &error))
 }
 
-/// Whether a socket bound to it gets what comes to any address.
-#[must_use]
-pub fn is_wildcard(address: IpAddr) -> bool {
-    address.is_unspecified()
-}
-
 /// A socket that does not block, of IPv6 alone if it is an IPv6 one.
-pub(super) fn new_socket(
+pub(crate) fn new_socket(
     address: SocketAddr,
     kind: Type,
     protocol: Protocol,
@@ -129,11 +134,14 @@ fn probe(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Sock
 }
 
 fn explain(protocol: &str, address: SocketAddr, error: &io::Error) -> String {
-    let remedy = match error.kind() {
-        io::ErrorKind::AddrInUse => "; another program, or another Nocturne, listens there",
-        io::ErrorKind::PermissionDenied => "; ports below 1024 need root or CAP_NET_BIND_SERVICE",
-        io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
-        _ => "",
+    let remedy = if error.kind() == io::ErrorKind::AddrInUse {
+        "; another program, or another Nocturne, listens there"
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
+        "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
+    } else if error.kind() == io::ErrorKind::AddrNotAvailable {
+        "; no interface of this machine has that address"
+    } else {
+        ""
     };
     format!("cannot listen on {address} ({protocol}): {error}{remedy}")
 }

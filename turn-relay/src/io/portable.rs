@@ -51,10 +51,12 @@ impl Datagrams for PortableDatagrams {
         let is_lost = |datagram: &&IoSlice<'_>| {
             let attempt = || socket.send_to(datagram, envelope.to);
             attempt()
-                .or_else(|error| match error.kind() {
-                    io::ErrorKind::WouldBlock => Err(error),
+                .or_else(|error| {
+                    if error.kind() == io::ErrorKind::WouldBlock {
+                        return Err(error);
+                    }
                     // perhaps that of an earlier datagram, of which the system tells once
-                    _ => attempt(),
+                    attempt()
                 })
                 .is_err()
         };

@@ -4,13 +4,13 @@
 
 use std::{
     io,
-    net::{SocketAddr, UdpSocket},
+    net::{SocketAddr, TcpListener, UdpSocket},
     os::fd::AsRawFd as _,
 };
 
 use mio::{Interest, Registry, unix::SourceFd};
-use socket2::{Protocol, Type};
-use turn_relay_proto::{RelayFailure, RelayId, address::Family};
+use socket2::{Protocol, Socket, Type};
+use turn_relay_proto::{RelayFailure, RelayId, address::Family, effect::RelayKind};
 
 use super::{
     datagrams::{Datagrams, Role},
@@ -22,21 +22,33 @@ use super::{
 /// video brings them.
 const BUFFER: usize = 512 * 1024;
 
+/// Connections of peers that may wait at a relayed address.
+const BACKLOG: i32 = 32;
+
 /// All relay sockets of one thread.
 #[derive(Debug, Default)]
 pub struct Relays {
     slots: Vec<[Option<Relay>; 2]>,
 }
 
-/// One relayed transport address for datagrams. There are thousands, so it is small: what is received goes into the
-/// thread's one arena.
+/// One relayed transport address. There are thousands, so it is small: what is received goes into the thread's one
+/// arena.
 #[derive(Debug)]
 pub struct Relay {
     /// The socket.
-    pub socket: UdpSocket,
+    pub socket: RelaySocket,
     /// Whether it waits to be read.
     pub queued: Queued,
     generation: u32,
+}
+
+/// What is bound to a relayed transport address.
+#[derive(Debug)]
+pub enum RelaySocket {
+    /// For datagrams.
+    Udp(UdpSocket),
+    /// For connections, RFC 6062.
+    Tcp(TcpListener),
 }
 
 impl Relays {
@@ -49,27 +61,29 @@ impl Relays {
         &mut self,
         id: RelayId,
         address: SocketAddr,
+        kind: RelayKind,
         datagrams: &impl Datagrams,
         registry: &Registry,
     ) -> Result<(), RelayFailure> {
-        let open = || -> io::Result<UdpSocket> {
-            let socket = new_socket(address, Type::DGRAM, Protocol::UDP)?;
-            datagrams.prepare(&socket, Role::Relay)?;
-            // less has to do if the system does not give that much
-            let _ = socket.set_recv_buffer_size(BUFFER);
-            let _ = socket.set_send_buffer_size(BUFFER);
-            socket.bind(&address.into())?;
-            let token = Source::Relay(id.slot, id.family).token();
-            registry.register(
-                &mut SourceFd(&socket.as_raw_fd()),
-                token,
-                Interest::READABLE,
-            )?;
-            Ok(socket.into())
+        let token = Source::Relay(id.slot, id.family).token();
+        let open = || -> io::Result<RelaySocket> {
+            let socket = match kind {
+                RelayKind::Udp => udp(address, datagrams)?,
+                RelayKind::Tcp => tcp(address)?,
+            };
+            let fd = socket.as_raw_fd();
+            registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+            Ok(match kind {
+                RelayKind::Udp => RelaySocket::Udp(socket.into()),
+                RelayKind::Tcp => RelaySocket::Tcp(socket.into()),
+            })
         };
-        let socket = open().map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse => RelayFailure::PortInUse,
-            _ => RelayFailure::Other,
+        let socket = open().map_err(|error| {
+            if error.kind() == io::ErrorKind::AddrInUse {
+                RelayFailure::PortInUse
+            } else {
+                RelayFailure::Other
+            }
         })?;
         let slot = id.slot as usize;
         if self.slots.len() <= slot {
@@ -114,6 +128,26 @@ impl Relays {
         };
         Some((id, relay))
     }
+}
+
+fn udp(address: SocketAddr, datagrams: &impl Datagrams) -> io::Result<Socket> {
+    let socket = new_socket(address, Type::DGRAM, Protocol::UDP)?;
+    datagrams.prepare(&socket, Role::Relay)?;
+    // less has to do if the system does not give that much
+    let _ = socket.set_recv_buffer_size(BUFFER);
+    let _ = socket.set_send_buffer_size(BUFFER);
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Shares its address with the connections that are made from it.
+fn tcp(address: SocketAddr) -> io::Result<Socket> {
+    let socket = new_socket(address, Type::STREAM, Protocol::TCP)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
 }
 
 const fn family_index(family: Family) -> usize {

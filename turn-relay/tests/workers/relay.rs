@@ -66,8 +66,8 @@ pub(crate) fn core() -> Config {
             own: Vec::new(),
         }),
         quotas: Quotas {
-            allocations_per_user: 1_000,
-            allocations_total: 1_000,
+            allocations_per_user: 10_000,
+            allocations_total: 10_000,
             permissions_per_allocation: 64,
             channels_per_allocation: 64,
             bandwidth_per_user: None,

@@ -99,6 +99,79 @@ fn a_burst_arrives_in_order_and_in_full() {
     }
 }
 
+/// What comes as one is relayed as many, both ways.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_segmented_burst_arrives_in_order_and_in_full() {
+    use std::io::IoSlice;
+
+    use turn_relay::io::{
+        datagrams::{Datagrams as _, Envelope},
+        linux::LinuxDatagrams,
+    };
+
+    let mut datagrams = LinuxDatagrams::new();
+    let mut send = |socket: &UdpSocket, to: SocketAddr, messages: &[Vec<u8>]| {
+        let envelope = Envelope {
+            to,
+            from: None,
+            traffic_class: 0,
+            dont_fragment: false,
+        };
+        let slices: Vec<_> = messages
+            .iter()
+            .map(|message| IoSlice::new(message))
+            .collect();
+        assert_eq!(datagrams.send(socket, &envelope, &slices), 0);
+    };
+    let relay = start(settings(), reloadable());
+    let address = relay.local_addresses()[0];
+    let mut client = udp_client(address);
+    let relayed = client.allocate();
+    let peer = peer();
+    let peer_address = peer.local_addr().expect("bound");
+    client.permit(peer_address);
+    let mut buffer = [0; 2_000];
+    // first without a channel, so that headers are long
+    for bound in [false, true] {
+        let channel = bound.then(|| client.bind(0x4000, peer_address));
+        for (count, len, last) in [
+            (2_u8, 1_200, 1_200),
+            (50, 1_200, 7),
+            (63, 160, 159),
+            (64, 1, 1),
+        ] {
+            let payloads: Vec<Vec<u8>> = (1..=count)
+                .map(|number| vec![number; if number == count { last } else { len }])
+                .collect();
+            let messages: Vec<Vec<u8>> = payloads
+                .iter()
+                .map(|payload| match channel {
+                    Some(channel) => channel.message(payload),
+                    None => send_indication(peer_address, payload, false),
+                })
+                .collect();
+            for run in messages.chunks(40) {
+                send(&client.wire, address, run);
+            }
+            for payload in &payloads {
+                let (len, from) = peer.recv_from(&mut buffer).expect("relayed");
+                assert_eq!((&buffer[..len], from), (payload.as_slice(), relayed));
+            }
+            send(&peer, relayed, &payloads);
+            for payload in &payloads {
+                if bound {
+                    assert_eq!(client.channel_data().as_ref(), Some(payload));
+                } else {
+                    let data = client.indication(Method::Data);
+                    let message = data.message();
+                    assert_eq!(message.value(AttributeType::DATA), Some(payload.as_slice()));
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn the_longest_datagrams_are_relayed() {
     let relay = start(settings(), reloadable());

@@ -22,6 +22,9 @@ use crate::{
 impl<R: Random> Server<R> {
     /// Answers one request.
     pub(super) fn request(&mut self, request: &Request<'_>, now: Now, effects: &mut Effects) {
+        if self.config.unsafe_identifiers {
+            log_who_asks(request);
+        }
         if request.method == Method::Binding {
             return self.binding(request, now, effects);
         }
@@ -46,6 +49,7 @@ impl<R: Random> Server<R> {
         {
             return succeed_refresh(request, &authentic, 0, effects);
         }
+        self.end_if_expired(client, now.time, effects);
         let slot = self.slot_by_client.get(&client).copied();
         let owner = slot
             .and_then(|slot| self.allocations.get(slot))
@@ -261,6 +265,20 @@ impl<R: Random> Server<R> {
         self.publish(slot, now);
         Ok(())
     }
+}
+
+/// Names everybody. An operator has to want that: `log.unsafe_identifiers`.
+fn log_who_asks(request: &Request<'_>) {
+    let message = request.message;
+    let username = message.value(AttributeType::USERNAME).unwrap_or_default();
+    let peers: Vec<_> = message.peer_addresses().flatten().collect();
+    tracing::debug!(
+        client = %request.client.client,
+        method = ?request.method,
+        username = ?String::from_utf8_lossy(username),
+        ?peers,
+        "request"
+    );
 }
 
 fn succeed_refresh(

@@ -84,8 +84,8 @@ fn live(world: &mut World) -> Vec<String> {
         client.send(world, relayed, b"data");
         client.send_on(world, 0x4000, b"data");
         client.send_on(world, 0x4002, b"data");
-        world.from_peer(relayed, peer, b"data");
-        world.from_peer(relayed, denied, b"data");
+        world.peer_says(relayed, peer, b"data");
+        world.peer_says(relayed, denied, b"data");
         world.icmp(
             relayed,
             IcmpError {

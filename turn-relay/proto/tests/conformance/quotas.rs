@@ -214,7 +214,7 @@ fn what_a_client_sends_is_bounded_by_its_bandwidth() {
 fn what_peers_send_is_bounded_by_the_bandwidth_too() {
     let (mut world, _, relayed) = with_bandwidth(100_000);
     let mut send = |world: &mut World| {
-        let outcome = world.from_peer(relayed, socket(PEER), &[0; 1000]);
+        let outcome = world.peer_says(relayed, socket(PEER), &[0; 1000]);
         !outcome.to_clients.is_empty()
     };
     let through = offer(&mut world, 10, &mut send);
@@ -229,7 +229,7 @@ fn each_direction_has_a_bandwidth_of_its_own() {
         .to_peers
         .is_empty()
     {}
-    let outcome = world.from_peer(relayed, socket(PEER), &[0; 1000]);
+    let outcome = world.peer_says(relayed, socket(PEER), &[0; 1000]);
     assert_eq!(outcome.to_clients.len(), 1);
 }
 
@@ -255,11 +255,13 @@ fn a_bandwidth_is_that_of_all_allocations_of_a_user() {
 #[test]
 fn a_small_bandwidth_lets_the_longest_datagram_through() {
     let (mut world, client, _) = with_bandwidth(1000);
-    let outcome = client.send_on(&mut world, 0x4000, &[0; 65_000]);
+    let outcome = client.send_on(&mut world, 0x4000, &vec![0; 65_000]);
     assert_eq!(outcome.to_peers.len(), 1);
-    client.send_on(&mut world, 0x4000, &[0; 65_000]).silence();
+    client
+        .send_on(&mut world, 0x4000, &vec![0; 65_000])
+        .silence();
     world.pass(Duration::from_secs(70));
-    let outcome = client.send_on(&mut world, 0x4000, &[0; 65_000]);
+    let outcome = client.send_on(&mut world, 0x4000, &vec![0; 65_000]);
     assert_eq!(outcome.to_peers.len(), 1);
 }
 

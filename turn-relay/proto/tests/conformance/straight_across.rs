@@ -269,7 +269,7 @@ fn bandwidth_of_both_users_is_used() {
             while !alice.send(&mut world, peer, &[0; 1000]).to_peers.is_empty() {}
         } else {
             while !world
-                .from_peer(at_bob, peer, &[0; 1000])
+                .peer_says(at_bob, peer, &[0; 1000])
                 .to_clients
                 .is_empty()
             {}
@@ -286,7 +286,7 @@ fn bandwidth_of_both_users_is_used() {
         }
         assert!((95..=105).contains(&through), "{through}");
         assert!(!alice.reaches(&mut world, peer), "it was her bandwidth");
-        let outcome = world.from_peer(at_bob, peer, &[0; 1000]);
+        let outcome = world.peer_says(at_bob, peer, &[0; 1000]);
         assert!(outcome.to_clients.is_empty(), "and his");
     }
 }
@@ -306,7 +306,7 @@ fn dscp_and_ecn_go_across_between_datagrams_and_not_to_streams() {
             0
         };
         let send = Draft::indication(SEND).peer(at_bob).data(b"hello").finish();
-        let outcome = world.from_client_marked(0, alice.five_tuple, &send, class);
+        let outcome = world.client_says_marked(0, alice.five_tuple, &send, class);
         assert_eq!(outcome.to_clients[0].traffic_class, expected);
     }
 }
@@ -436,7 +436,7 @@ fn a_datagram_that_comes_the_long_way_is_taken_as_any() {
     // from a relayed address of another relay on the same host, or from a NAT that turns packets round
     let mut world = World::new();
     let [_, (bob, at_bob)] = pair(&mut world, [0, 0], UDP);
-    let outcome = world.from_peer(at_bob, socket("203.0.113.7:50998"), b"hello");
+    let outcome = world.peer_says(at_bob, socket("203.0.113.7:50998"), b"hello");
     for message in outcome.to_clients {
         assert_eq!(message.client, bob.five_tuple);
     }

@@ -155,7 +155,7 @@ impl Client {
     /// Asks without credentials, and remembers what the challenge says.
     pub(crate) fn challenge(&mut self, world: &mut World) -> Decoded {
         let bytes = Draft::allocate().finish();
-        let outcome = world.from_client(self.server, self.five_tuple, &bytes);
+        let outcome = world.client_says(self.server, self.five_tuple, &bytes);
         let answer = outcome.stun().clone().error(401);
         self.remember(&answer);
         answer
@@ -212,7 +212,7 @@ impl Client {
     /// As [`Self::call_with_outcome`], with a request that is already signed.
     #[track_caller]
     pub(crate) fn call_with_bytes(&self, world: &mut World, bytes: &[u8]) -> (Decoded, Outcome) {
-        let outcome = world.from_client(self.server, self.five_tuple, bytes);
+        let outcome = world.client_says(self.server, self.five_tuple, bytes);
         let answer = outcome.stun().clone();
         self.check_answer(bytes, &answer);
         (answer, outcome)
@@ -248,7 +248,7 @@ impl Client {
     /// Sends a request as it is and gives back the only thing that is sent, whatever it is.
     #[track_caller]
     pub(crate) fn ask(&self, world: &mut World, bytes: &[u8]) -> Decoded {
-        let outcome = world.from_client(self.server, self.five_tuple, bytes);
+        let outcome = world.client_says(self.server, self.five_tuple, bytes);
         let answer = outcome.stun().clone();
         assert_eq!(
             answer.bytes[4..20],
@@ -260,7 +260,7 @@ impl Client {
 
     /// Sends anything.
     pub(crate) fn put(&self, world: &mut World, bytes: &[u8]) -> Outcome {
-        world.from_client(self.server, self.five_tuple, bytes)
+        world.client_says(self.server, self.five_tuple, bytes)
     }
 
     #[track_caller]
@@ -327,7 +327,7 @@ impl Client {
         relayed: SocketAddr,
         peer: SocketAddr,
     ) -> Option<FromServer> {
-        let outcome = world.from_peer(relayed, peer, b"are you there?");
+        let outcome = world.peer_says(relayed, peer, b"are you there?");
         let message = outcome.to_clients.first()?;
         assert_eq!(message.client, self.five_tuple);
         Some(message.message.clone())

@@ -215,10 +215,6 @@ impl Draft {
         self.bytes
     }
 
-    pub(crate) fn id(&self) -> u128 {
-        self.id.into()
-    }
-
     fn hmac(mut self, more: usize, hmac: Hmac, key: &IntegrityKey) -> Vec<u8> {
         self.set_length(more);
         hmac_of(&self.bytes, hmac, key)

@@ -2,7 +2,7 @@
 //! effect, whatever the test is about.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -166,10 +166,13 @@ pub(crate) struct World {
     pub(crate) counters: Vec<Arc<Counters>>,
     pub(crate) now: Now,
     pub(crate) rooms: Rooms,
+    /// Whether sockets are opened when all other effects of a call were carried out, and not at once.
+    pub(crate) opens_later: bool,
     /// How the next sockets turn out; those after them are opened.
     pub(crate) failures: VecDeque<Option<RelayFailure>>,
     sockets: BTreeMap<(usize, u32, u32, u8), (RelayId, Socket)>,
-    seen: HashSet<(usize, RelayId)>,
+    /// The last generation of each place and family.
+    generations: HashMap<(usize, u32, u8), u32>,
     connections: HashMap<ConnectionId, RelayId>,
     next_link: u64,
     next_port: u16,
@@ -266,9 +269,10 @@ impl World {
                 head: HEADROOM,
                 tail: TAILROOM,
             },
+            opens_later: false,
             failures: VecDeque::new(),
             sockets: BTreeMap::new(),
-            seen: HashSet::new(),
+            generations: HashMap::new(),
             connections: HashMap::new(),
             next_link: 1000,
             next_port: 1024,
@@ -344,17 +348,17 @@ impl World {
     }
 
     /// A packet comes from a client.
-    pub(crate) fn from_client(
+    pub(crate) fn client_says(
         &mut self,
         server: usize,
         client: FiveTuple,
         bytes: &[u8],
     ) -> Outcome {
-        self.from_client_marked(server, client, bytes, 0)
+        self.client_says_marked(server, client, bytes, 0)
     }
 
     /// A packet comes from a client with a traffic class in its IP header.
-    pub(crate) fn from_client_marked(
+    pub(crate) fn client_says_marked(
         &mut self,
         server: usize,
         client: FiveTuple,
@@ -391,17 +395,17 @@ impl World {
 
     /// A datagram comes from a peer to a relayed transport address, as advertised.
     #[track_caller]
-    pub(crate) fn from_peer(
+    pub(crate) fn peer_says(
         &mut self,
         relayed: SocketAddr,
         peer: SocketAddr,
         payload: &[u8],
     ) -> Outcome {
-        self.from_peer_marked(relayed, peer, payload, 0)
+        self.peer_says_marked(relayed, peer, payload, 0)
     }
 
     #[track_caller]
-    pub(crate) fn from_peer_marked(
+    pub(crate) fn peer_says_marked(
         &mut self,
         relayed: SocketAddr,
         peer: SocketAddr,
@@ -409,11 +413,11 @@ impl World {
         traffic_class: u8,
     ) -> Outcome {
         let (server, relay) = self.relay(relayed).expect("a socket is open there");
-        self.from_peer_to(server, relay, peer, payload, traffic_class)
+        self.peer_says_to(server, relay, peer, payload, traffic_class)
     }
 
     /// A datagram comes to a socket that may be closed.
-    pub(crate) fn from_peer_to(
+    pub(crate) fn peer_says_to(
         &mut self,
         server: usize,
         relay: RelayId,
@@ -558,6 +562,7 @@ impl World {
     /// Carries out effects as whoever does input and output would, and asserts what holds for all of them.
     fn carry_out(&mut self, server: usize, effects: &Effects, buffer: &[u8]) -> Outcome {
         let mut outcome = Outcome::default();
+        let mut to_open = Vec::new();
         for effect in effects.list() {
             outcome.effects.push(effect.clone());
             match effect {
@@ -597,8 +602,12 @@ impl World {
                     address,
                     kind,
                 } => {
-                    let later = self.open(server, *relay, *address, *kind, &mut outcome);
-                    outcome.append(later);
+                    if self.opens_later {
+                        to_open.push((*relay, *address, *kind));
+                    } else {
+                        let later = self.open(server, *relay, *address, *kind, &mut outcome);
+                        outcome.append(later);
+                    }
                 }
                 Effect::CloseRelay { relay } => {
                     let closed = self.sockets.remove(&key(server, *relay));
@@ -639,6 +648,10 @@ impl World {
                 }
             }
         }
+        for (relay, address, kind) in to_open {
+            let later = self.open(server, relay, address, kind, &mut outcome);
+            outcome.append(later);
+        }
         outcome
     }
 
@@ -670,8 +683,10 @@ impl World {
                 advertised: SocketAddr::new(configured.advertised, address.port()),
                 kind,
             };
+            let place = (server, relay.slot, relay.family.number());
+            let last = self.generations.insert(place, relay.generation);
             assert!(
-                self.seen.insert((server, relay)),
+                last.is_none_or(|last| last < relay.generation),
                 "no socket has the name of another one, also if that is closed"
             );
             self.sockets.insert(key(server, relay), (relay, socket));

@@ -743,6 +743,16 @@ fn credentials() {
                 "f.yaml:4: credentials: `allow_guests` has no effect without `homeserver`, which knows the \
                  guests",
             ),
+            (
+                "{ttl: 10m, homeserver: 'https://matrix.example.org'}",
+                "f.yaml:4: credentials.ttl: Matrix clients look after their credentials every ten minutes, so that \
+                 calls fail with such a short one",
+            ),
+            (
+                "{uris: ['turn:a.example', 'turn:b.example', 'turn:c.example', 'turn:d.example', 'turn:e.example']}",
+                "f.yaml:4: credentials.uris: clients are told no more than 4 of these, `turns:` first: browsers warn \
+                 of five servers, and each makes calls slower to start",
+            ),
         ],
         |text| {
             let loaded = load(text);

@@ -14,12 +14,15 @@ fn a_binding_indication_is_not_answered() {
     let mut world = World::new();
     let five_tuple = world.five_tuple();
     world
-        .from_client(0, five_tuple, &Draft::indication(BINDING).finish())
+        .client_says(0, five_tuple, &Draft::indication(BINDING).finish())
         .nothing();
     let (client, _) = Client::allocated(&mut world, "alice");
     client
         .put(&mut world, &Draft::indication(BINDING).finish())
         .nothing();
+    for reason in [DropReason::BadIndication, DropReason::Malformed] {
+        assert_eq!(world.drops(reason), 0, "nothing is wrong with it");
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn a_message_with_one_of_the_first_two_bits_set_is_not_answered() {
     for bits in [0x80, 0xC0] {
         let mut bytes = Draft::request(BINDING).finish();
         bytes[0] |= bits;
-        world.from_client(0, five_tuple, &bytes).nothing();
+        world.client_says(0, five_tuple, &bytes).nothing();
     }
 }
 
@@ -27,7 +27,7 @@ fn a_message_without_the_magic_cookie_is_not_answered() {
     for byte in 4..8 {
         let mut bytes = Draft::request(BINDING).finish();
         bytes[byte] ^= 1;
-        world.from_client(0, five_tuple, &bytes).nothing();
+        world.client_says(0, five_tuple, &bytes).nothing();
     }
 }
 
@@ -39,14 +39,14 @@ fn a_message_whose_length_is_not_that_of_the_datagram_is_not_answered() {
         .with(attribute::SOFTWARE, b"tests")
         .finish();
     for len in 0..whole.len() {
-        world.from_client(0, five_tuple, &whole[..len]).nothing();
+        world.client_says(0, five_tuple, &whole[..len]).nothing();
     }
     for more in [1, 4, 20] {
         let mut longer = whole.clone();
         longer.resize(whole.len() + more, 0);
-        world.from_client(0, five_tuple, &longer).nothing();
+        world.client_says(0, five_tuple, &longer).nothing();
     }
-    assert!(world.from_client(0, five_tuple, &whole).stun().is_success());
+    assert!(world.client_says(0, five_tuple, &whole).stun().is_success());
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn a_message_whose_length_is_no_multiple_of_four_is_not_answered() {
         let mut bytes = Draft::request(BINDING).finish();
         bytes.resize(20 + usize::from(more), 0);
         bytes[3] = more;
-        world.from_client(0, five_tuple, &bytes).nothing();
+        world.client_says(0, five_tuple, &bytes).nothing();
     }
 }
 
@@ -70,7 +70,7 @@ fn an_attribute_that_reaches_beyond_the_message_is_not_answered() {
             .with(attribute::SOFTWARE, b"four")
             .finish();
         bytes[22..24].copy_from_slice(&claimed.to_be_bytes());
-        world.from_client(0, five_tuple, &bytes).nothing();
+        world.client_says(0, five_tuple, &bytes).nothing();
     }
 }
 

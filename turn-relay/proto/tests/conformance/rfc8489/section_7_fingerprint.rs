@@ -57,3 +57,27 @@ fn strangers_get_no_fingerprint_that_they_did_not_ask_for() {
     let outcome = client.binding(&mut world);
     assert!(!outcome.stun().has(attribute::FINGERPRINT));
 }
+
+#[test]
+fn an_answer_to_an_authentic_request_with_a_fingerprint_has_one() {
+    // that it is right, and the last attribute, is asserted of every one
+    let mut world = World::new();
+    let (client, _) = Client::allocated(&mut world, "alice");
+    for (request, code) in [
+        (Draft::request(REFRESH), None),
+        (Draft::allocate(), Some(437)),
+        (
+            Draft::request(REFRESH).with(attribute::UNKNOWN_REQUIRED[0], b""),
+            Some(420),
+        ),
+    ] {
+        let request = client.identify(request);
+        let request = request.integrity(client.protection.hmac(), &client.key());
+        let (answer, _) = client.call_with_bytes(&mut world, &request.clone().finish());
+        assert_eq!(answer.code(), code);
+        assert!(!answer.has(attribute::FINGERPRINT));
+        let (answer, _) = client.call_with_bytes(&mut world, &request.fingerprint().finish());
+        assert_eq!(answer.code(), code);
+        assert!(answer.has(attribute::FINGERPRINT));
+    }
+}

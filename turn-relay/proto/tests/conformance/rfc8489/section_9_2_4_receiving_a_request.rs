@@ -189,7 +189,7 @@ fn a_request_of_which_one_bit_was_changed_on_the_way_is_not_authentic() {
         for bit in 0..right.len() * 8 {
             let mut wrong = right.clone();
             wrong[bit / 8] ^= 1 << (bit % 8);
-            let outcome = world.from_client(0, client.five_tuple, &wrong);
+            let outcome = world.client_says(0, client.five_tuple, &wrong);
             for to_client in &outcome.to_clients {
                 let crate::support::world::FromServer::Stun(answer) = &to_client.message else {
                     panic!("{outcome:?}");
@@ -459,4 +459,20 @@ fn the_methods_of_tcp_allocations_are_authenticated_like_the_others() {
         check_challenge(&outcome.stun().clone().error(401));
         assert!(outcome.authenticated.is_empty());
     }
+}
+
+#[test]
+fn a_sha256_integrity_without_a_word_of_algorithms_is_made_with_the_md5_key() {
+    // "as though PASSWORD-ALGORITHM were MD5"; the answer is one that the client can check
+    let mut world = World::new();
+    let mut client = Client::new(&mut world, "alice");
+    client.challenge(&mut world);
+    let md5 = long_term_key(&client.username, &client.password, REALM, KeyKind::Md5);
+    let sha256 = long_term_key(&client.username, &client.password, REALM, KeyKind::Sha256);
+    let draft = client.identify(Draft::allocate());
+    let wrong = draft.clone().integrity(Hmac::Sha256, &sha256).finish();
+    client.ask(&mut world, &wrong).error(401);
+    let right = draft.integrity(Hmac::Sha256, &md5).finish();
+    let answer = client.ask(&mut world, &right).success();
+    assert!(answer.is_authentic(&md5));
 }

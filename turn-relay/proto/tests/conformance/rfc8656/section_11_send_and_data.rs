@@ -39,7 +39,7 @@ fn a_send_indication_becomes_a_datagram_from_the_relayed_address() {
 fn a_datagram_becomes_a_data_indication() {
     let mut world = World::new();
     let (client, relayed) = permitted(&mut world);
-    let outcome = world.from_peer(relayed, socket(PEER), b"hello");
+    let outcome = world.peer_says(relayed, socket(PEER), b"hello");
     let message = outcome.stun();
     assert_eq!(message.class, MessageClass::Indication);
     assert_eq!(message.method, DATA_METHOD);
@@ -54,8 +54,8 @@ fn data_indications_have_different_transaction_ids() {
     // §11.3 and RFC 8489 §6.1: drawn at random. At least they are not one and the same.
     let mut world = World::new();
     let (_, relayed) = permitted(&mut world);
-    let first = world.from_peer(relayed, socket(PEER), b"1").stun().id;
-    let second = world.from_peer(relayed, socket(PEER), b"2").stun().id;
+    let first = world.peer_says(relayed, socket(PEER), b"1").stun().id;
+    let second = world.peer_says(relayed, socket(PEER), b"2").stun().id;
     assert_ne!(first, second);
 }
 
@@ -90,7 +90,7 @@ fn every_length_is_relayed_as_it_is() {
                 let data: Vec<u8> = (0..len).map(|at| u8::try_from(at % 251).unwrap()).collect();
                 let outcome = client.send(&mut world, socket(PEER), &data);
                 assert_eq!(outcome.to_peer().payload, data);
-                let outcome = world.from_peer(relayed, socket(PEER), &data);
+                let outcome = world.peer_says(relayed, socket(PEER), &data);
                 assert_eq!(outcome.stun().data(), data);
             }
         }
@@ -105,7 +105,7 @@ fn every_length_from_ipv6_peers_is_relayed_as_it_is() {
     client.permit(&mut world, peer);
     for len in (0..70).chain([1200, 65_000]) {
         let data = vec![7; len];
-        let outcome = world.from_peer(relayed, peer, &data);
+        let outcome = world.peer_says(relayed, peer, &data);
         assert_eq!(outcome.stun().data(), data);
         assert_eq!(outcome.stun().peer(), peer);
     }
@@ -117,7 +117,7 @@ fn empty_data_are_sent_as_an_empty_datagram() {
     let (client, relayed) = permitted(&mut world);
     let outcome = client.send(&mut world, socket(PEER), b"");
     assert_eq!(outcome.to_peer().payload, b"");
-    let outcome = world.from_peer(relayed, socket(PEER), b"");
+    let outcome = world.peer_says(relayed, socket(PEER), b"");
     assert_eq!(outcome.stun().data(), b"");
 }
 
@@ -211,7 +211,7 @@ fn a_send_indication_may_be_used_although_a_channel_is_bound() {
     client.bind(&mut world, 0x4000, socket(PEER)).success();
     let outcome = client.send(&mut world, socket(PEER), b"data");
     assert_eq!(outcome.to_peer().payload, b"data");
-    let outcome = world.from_peer(relayed, socket(PEER), b"data");
+    let outcome = world.peer_says(relayed, socket(PEER), b"data");
     assert_eq!(outcome.channel_data(), (0x4000, &b"data"[..]));
 }
 
@@ -224,10 +224,10 @@ fn a_datagram_that_no_message_can_carry_is_dropped() {
     dual.permit(&mut world, v6);
     let (mut client, over_v4) = Client::allocated(&mut world, "bob");
     client.permit(&mut world, socket(PEER));
-    let outcome = world.from_peer(over_v4, socket(PEER), &vec![1; 65_535]);
+    let outcome = world.peer_says(over_v4, socket(PEER), &vec![1; 65_535]);
     outcome.silence();
     assert_eq!(world.drops(DropReason::TooLong), 1);
-    world.from_peer(relayed, v6, &vec![1; 65_535]).silence();
+    world.peer_says(relayed, v6, &vec![1; 65_535]).silence();
     assert_eq!(world.drops(DropReason::TooLong), 2);
 }
 
@@ -238,7 +238,7 @@ fn data_to_a_stream_client_are_messages_of_a_multiple_of_four() {
         let (mut client, relayed) = Client::allocated_over(&mut world, "alice", transport);
         client.permit(&mut world, socket(PEER));
         for len in 0..9 {
-            let outcome = world.from_peer(relayed, socket(PEER), &vec![1; len]);
+            let outcome = world.peer_says(relayed, socket(PEER), &vec![1; len]);
             assert_eq!(outcome.to_clients[0].len % 4, 0);
             assert_eq!(outcome.stun().data().len(), len);
         }
@@ -252,7 +252,7 @@ fn relayed_packets_and_bytes_are_counted_by_direction() {
     for _ in 0..3 {
         client.send(&mut world, socket(PEER), b"12345");
     }
-    world.from_peer(relayed, socket(PEER), b"1234567");
+    world.peer_says(relayed, socket(PEER), b"1234567");
     let counters = &world.counters[0];
     assert_eq!(counters.packets.get(Direction::ClientToPeer), 3);
     assert_eq!(counters.bytes.get(Direction::ClientToPeer), 15);
@@ -273,7 +273,7 @@ fn a_client_over_ipv6_reaches_ipv4_peers_and_the_other_way_round() {
         client.permit(&mut world, peer);
         let outcome = client.send(&mut world, peer, b"out");
         assert_eq!(outcome.to_peer().from, relayed);
-        let outcome = world.from_peer(relayed, peer, b"in");
+        let outcome = world.peer_says(relayed, peer, b"in");
         assert_eq!(outcome.stun().peer(), peer);
     }
 }

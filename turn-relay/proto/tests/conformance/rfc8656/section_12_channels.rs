@@ -33,7 +33,7 @@ fn a_bound_channel_relays_both_ways() {
     assert_eq!((datagram.from, datagram.peer), (relayed, socket(PEER)));
     assert_eq!(datagram.payload, b"out");
     assert!(!datagram.dont_fragment);
-    let outcome = world.from_peer(relayed, socket(PEER), b"in");
+    let outcome = world.peer_says(relayed, socket(PEER), b"in");
     assert_eq!(outcome.channel_data(), (0x4000, &b"in"[..]));
     assert_eq!(outcome.to_clients[0].purpose, Purpose::Relayed);
 }
@@ -134,7 +134,7 @@ fn a_number_that_is_bound_to_another_address_gets_400() {
     for other in ["198.51.100.1:10", "198.51.100.2:9"] {
         client.bind(&mut world, 0x4000, socket(other)).error(400);
     }
-    let outcome = world.from_peer(relayed, socket(PEER), b"in");
+    let outcome = world.peer_says(relayed, socket(PEER), b"in");
     assert_eq!(outcome.channel_data().0, 0x4000, "the binding is as it was");
     assert!(!client.reaches(&mut world, socket("198.51.100.2:9")));
 }
@@ -144,7 +144,7 @@ fn an_address_that_is_bound_to_another_number_gets_400() {
     let mut world = World::new();
     let (mut client, relayed) = bound(&mut world);
     client.bind(&mut world, 0x4001, socket(PEER)).error(400);
-    let outcome = world.from_peer(relayed, socket(PEER), b"in");
+    let outcome = world.peer_says(relayed, socket(PEER), b"in");
     assert_eq!(outcome.channel_data().0, 0x4000);
     client.send_on(&mut world, 0x4001, b"data").nothing();
 }
@@ -164,9 +164,9 @@ fn channels_of_two_allocations_have_nothing_to_do_with_each_other() {
     );
     let outcome = bob.send_on(&mut world, 0x4000, b"data");
     assert_eq!(outcome.to_peer().peer, socket("198.51.100.2:9"));
-    let outcome = world.from_peer(at_bob, socket(PEER), b"data");
+    let outcome = world.peer_says(at_bob, socket(PEER), b"data");
     assert_eq!(outcome.channel_data().0, 0x4001);
-    let outcome = world.from_peer(at_alice, socket(PEER), b"data");
+    let outcome = world.peer_says(at_alice, socket(PEER), b"data");
     assert_eq!(outcome.channel_data().0, 0x4000);
 }
 
@@ -244,11 +244,11 @@ fn a_channel_lasts_600_seconds_to_the_nanosecond() {
     client.permit(&mut world, socket(PEER));
     let outcome = client.send_on(&mut world, 0x4000, b"data");
     assert_eq!(outcome.to_peer().payload, b"data");
-    let outcome = world.from_peer(relayed, socket(PEER), b"data");
+    let outcome = world.peer_says(relayed, socket(PEER), b"data");
     assert_eq!(outcome.channel_data().0, 0x4000);
     world.pass(Duration::from_nanos(1));
     client.send_on(&mut world, 0x4000, b"data").nothing();
-    let outcome = world.from_peer(relayed, socket(PEER), b"data");
+    let outcome = world.peer_says(relayed, socket(PEER), b"data");
     assert_eq!(
         outcome.stun().peer(),
         socket(PEER),
@@ -264,16 +264,16 @@ fn rebinding_refreshes_a_channel_and_its_permission() {
     world.advance(Duration::from_secs(500));
     client.bind(&mut world, 0x4000, socket(PEER)).success();
     world.advance(Duration::from_secs(299));
-    let outcome = world.from_peer(relayed, socket(PEER), b"data");
+    let outcome = world.peer_says(relayed, socket(PEER), b"data");
     assert_eq!(outcome.channel_data().0, 0x4000);
     world.advance(Duration::from_secs(1));
-    world.from_peer(relayed, socket(PEER), b"data").silence();
+    world.peer_says(relayed, socket(PEER), b"data").silence();
     world.advance(Duration::from_secs(299));
     client.permit(&mut world, socket(PEER));
-    let outcome = world.from_peer(relayed, socket(PEER), b"data");
+    let outcome = world.peer_says(relayed, socket(PEER), b"data");
     assert_eq!(outcome.channel_data().0, 0x4000);
     world.advance(Duration::from_secs(1));
-    let outcome = world.from_peer(relayed, socket(PEER), b"data");
+    let outcome = world.peer_says(relayed, socket(PEER), b"data");
     assert_eq!(outcome.stun().peer(), socket(PEER));
 }
 
@@ -284,11 +284,11 @@ fn a_channel_relays_nothing_while_its_permission_has_expired() {
     let (mut client, relayed) = bound(&mut world);
     world.pass(Duration::from_secs(300));
     client.send_on(&mut world, 0x4000, b"data").nothing();
-    world.from_peer(relayed, socket(PEER), b"data").silence();
+    world.peer_says(relayed, socket(PEER), b"data").silence();
     client.permit(&mut world, socket(PEER));
     let outcome = client.send_on(&mut world, 0x4000, b"data");
     assert_eq!(outcome.to_peer().payload, b"data");
-    let outcome = world.from_peer(relayed, socket(PEER), b"data");
+    let outcome = world.peer_says(relayed, socket(PEER), b"data");
     assert_eq!(outcome.channel_data().0, 0x4000);
 }
 
@@ -307,7 +307,7 @@ fn channel_data_refresh_neither_the_channel_nor_the_permission() {
             usize::from(second < 599),
             "{second}"
         );
-        world.from_peer(relayed, socket(PEER), b"data");
+        world.peer_says(relayed, socket(PEER), b"data");
         world.pass(Duration::from_secs(1));
     }
 }
@@ -324,7 +324,7 @@ fn an_expired_channel_can_be_bound_anew() {
     client.bind(&mut world, 0x4001, socket(PEER)).success();
     let outcome = client.send_on(&mut world, 0x4000, b"data");
     assert_eq!(outcome.to_peer().peer, socket("198.51.100.2:9"));
-    let outcome = world.from_peer(relayed, socket(PEER), b"data");
+    let outcome = world.peer_says(relayed, socket(PEER), b"data");
     assert_eq!(outcome.channel_data().0, 0x4001);
 }
 
@@ -385,7 +385,7 @@ fn a_length_of_zero_is_an_empty_datagram() {
         client.bind(&mut world, 0x4000, socket(PEER)).success();
         let outcome = client.send_on(&mut world, 0x4000, b"");
         assert_eq!(outcome.to_peer().payload, b"");
-        let outcome = world.from_peer(relayed, socket(PEER), b"");
+        let outcome = world.peer_says(relayed, socket(PEER), b"");
         assert_eq!(outcome.channel_data(), (0x4000, &b""[..]));
         assert_eq!(outcome.to_clients[0].len, 4);
     }
@@ -417,7 +417,7 @@ fn every_length_is_relayed_as_it_is_and_padded_on_streams() {
                 let outcome = client.send_on(&mut world, 0x4000, &data);
                 assert_eq!(outcome.to_peer().payload, data);
                 // that the message is padded on streams, with zeros, and not elsewhere, is asserted for every one
-                let outcome = world.from_peer(relayed, socket(PEER), &data);
+                let outcome = world.peer_says(relayed, socket(PEER), &data);
                 assert_eq!(outcome.channel_data(), (0x4000, data.as_slice()));
             }
         }
@@ -428,7 +428,7 @@ fn every_length_is_relayed_as_it_is_and_padded_on_streams() {
 fn the_longest_datagram_is_relayed_in_a_channel() {
     let mut world = World::new();
     let (_, relayed) = bound(&mut world);
-    let outcome = world.from_peer(relayed, socket(PEER), &vec![1; 65_507 - 4]);
+    let outcome = world.peer_says(relayed, socket(PEER), &vec![1; 65_507 - 4]);
     assert_eq!(outcome.channel_data().1.len(), 65_503);
 }
 
@@ -441,6 +441,6 @@ fn a_packet_that_stands_between_others_touches_none_of_them() {
     world.rooms = Rooms { head: 0, tail: 0 };
     let outcome = client.send_on(&mut world, 0x4000, b"out");
     assert_eq!(outcome.to_peer().payload, b"out");
-    let outcome = world.from_peer(relayed, socket(PEER), b"in");
+    let outcome = world.peer_says(relayed, socket(PEER), b"in");
     assert_eq!(outcome.channel_data().1, b"in");
 }

@@ -215,8 +215,8 @@ fn a_peer_that_a_reload_denies_is_not_relayed_to_any_more_nor_from() {
     outcome.silence();
     let outcome = client.send_on(&mut world, 0x4000, b"data");
     outcome.silence();
-    world.from_peer(relayed, in_indications, b"data").silence();
-    world.from_peer(relayed, in_a_channel, b"data").silence();
+    world.peer_says(relayed, in_indications, b"data").silence();
+    world.peer_says(relayed, in_a_channel, b"data").silence();
     client.bind(&mut world, 0x4000, in_a_channel).error(403);
     client
         .create_permissions(&mut world, &[in_indications])
@@ -318,9 +318,9 @@ fn teredo_and_6to4_clients_are_not_answered() {
         let mut five_tuple = world.five_tuple_over(Transport::Udp, Family::V6);
         five_tuple.client = socket(client);
         let binding = Draft::request(BINDING).finish();
-        world.from_client(0, five_tuple, &binding).silence();
+        world.client_says(0, five_tuple, &binding).silence();
         world
-            .from_client(0, five_tuple, &Draft::allocate().finish())
+            .client_says(0, five_tuple, &Draft::allocate().finish())
             .silence();
     }
     // their neighbours are
@@ -329,7 +329,7 @@ fn teredo_and_6to4_clients_are_not_answered() {
         five_tuple.client = socket(client);
         let binding = Draft::request(BINDING).finish();
         assert_eq!(
-            world.from_client(0, five_tuple, &binding).stun().mapped(),
+            world.client_says(0, five_tuple, &binding).stun().mapped(),
             socket(client)
         );
     }
@@ -341,9 +341,9 @@ fn a_client_at_port_0_is_not_answered() {
     let mut five_tuple = world.five_tuple();
     five_tuple.client.set_port(0);
     let binding = Draft::request(BINDING).finish();
-    world.from_client(0, five_tuple, &binding).silence();
+    world.client_says(0, five_tuple, &binding).silence();
     world
-        .from_client(0, five_tuple, &Draft::allocate().finish())
+        .client_says(0, five_tuple, &Draft::allocate().finish())
         .silence();
 }
 
@@ -364,7 +364,7 @@ fn answers(
                 transport: Transport::Udp,
             };
             !world
-                .from_client(0, five_tuple, &bytes)
+                .client_says(0, five_tuple, &bytes)
                 .to_clients
                 .is_empty()
         })
@@ -550,4 +550,43 @@ fn a_loop_through_two_relayed_addresses_costs_the_bandwidth_of_who_makes_it() {
         assert!(outcome.to_clients.len() <= 1 && outcome.to_peers.is_empty());
     }
     assert!(sent <= 66, "{sent}: a burst of 64 KiB");
+}
+
+#[test]
+fn another_port_of_a_relay_address_is_a_peer_if_it_is_allowed_by_name() {
+    // an SFU on the same host, say
+    let mut world = World::with(|config| {
+        config.policy = Arc::new(PeerPolicy {
+            allow: vec!["203.0.113.7/32".parse().unwrap()],
+            deny_ports: vec![22],
+            ..PeerPolicy::default()
+        });
+    });
+    let (mut client, relayed) = Client::allocated(&mut world, "alice");
+    let at = |port| SocketAddr::new(relayed.ip(), port);
+    client.permit(&mut world, at(7881));
+    client.bind(&mut world, 0x4000, at(7882)).success();
+    assert!(client.reaches(&mut world, at(7881)));
+    let outcome = client.send_on(&mut world, 0x4000, b"data");
+    assert_eq!(outcome.to_peer().peer, at(7882));
+    assert!(client.hears(&mut world, relayed, at(7881)).is_some());
+    client.send(&mut world, at(22), b"data").nothing();
+    // a port that another client has is that client all the same
+    let (mut other, at_other) = Client::allocated(&mut world, "bob");
+    other.permit(&mut world, relayed);
+    let outcome = client.send(&mut world, at_other, b"data");
+    assert_eq!(outcome.stun().peer(), relayed);
+    assert_eq!(outcome.to_clients[0].client, other.five_tuple);
+}
+
+#[test]
+fn what_comes_from_another_port_of_a_relay_address_is_not_relayed_unless_it_is_allowed_by_name() {
+    let (mut world, mut client, v4, v6) = strict();
+    for relayed in [v4, v6] {
+        client.permit(&mut world, relayed);
+        for port in [22, 3478, 7881, 50_555] {
+            let peer = SocketAddr::new(relayed.ip(), port);
+            world.peer_says(relayed, peer, b"data").nothing();
+        }
+    }
 }

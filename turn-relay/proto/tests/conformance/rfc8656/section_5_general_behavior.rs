@@ -9,7 +9,7 @@ use turn_relay_proto::{
 
 use crate::support::{
     client::{Client, Protection},
-    stun::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, Draft, REFRESH},
+    stun::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, Draft, REFRESH, attribute},
     world::{World, socket},
 };
 
@@ -170,12 +170,8 @@ fn all_transports_and_families_are_served() {
     ] {
         for family in [Family::V4, Family::V6] {
             for requested in [Family::V4, Family::V6] {
-                let mut client = Client::over(&mut world, "alice", transport, family);
-                client
-                    .username
-                    .push_str(&format!("{transport:?}{family:?}{requested:?}"));
-                let username = client.username.clone();
-                let mut client = client.with_username(&username);
+                let user = format!("{transport:?}{family:?}{requested:?}");
+                let mut client = Client::over(&mut world, &user, transport, family);
                 let request = Draft::allocate().family(requested.number());
                 let relayed = client.call(&mut world, request).success().relayed();
                 assert_eq!(Family::of(relayed[0].ip()), requested);
@@ -214,4 +210,21 @@ fn an_allocation_of_one_server_is_not_one_of_another() {
     client.call(&mut world, Draft::request(REFRESH)).success();
     let request = Draft::request(ALLOCATE).transport(17);
     client.call(&mut world, request).error(437);
+}
+
+#[test]
+fn answers_to_allocate_and_refresh_name_the_software_without_its_version() {
+    let mut world = World::new();
+    let mut client = Client::new(&mut world, "alice");
+    let answers = [
+        client.call(&mut world, Draft::request(REFRESH)).error(437),
+        client.call(&mut world, Draft::request(ALLOCATE)).error(400),
+        client.call(&mut world, Draft::allocate()).success(),
+        client.refresh(&mut world, 600).success(),
+    ];
+    for answer in answers {
+        let software = answer.value(attribute::SOFTWARE).expect("it is named");
+        assert!(!software.is_empty());
+        assert!(!software.iter().any(u8::is_ascii_digit), "{software:?}");
+    }
 }

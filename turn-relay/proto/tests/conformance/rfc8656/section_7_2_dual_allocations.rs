@@ -149,7 +149,7 @@ fn each_family_of_a_dual_allocation_relays() {
     for (relayed, peer) in [v4, v6].into_iter().zip(peers) {
         let outcome = client.send(&mut world, peer, b"out");
         assert_eq!(outcome.to_peer().from, relayed);
-        let outcome = world.from_peer(relayed, peer, b"in");
+        let outcome = world.peer_says(relayed, peer, b"in");
         assert_eq!(outcome.stun().peer(), peer);
         assert_eq!(outcome.stun().data(), b"in");
     }
@@ -161,7 +161,7 @@ fn each_family_of_a_dual_allocation_relays() {
             (outcome.to_peer().from, outcome.to_peer().peer),
             (relayed, peer)
         );
-        let outcome = world.from_peer(relayed, peer, b"in");
+        let outcome = world.peer_says(relayed, peer, b"in");
         assert_eq!(outcome.channel_data(), (channel, &b"in"[..]));
     }
 }
@@ -173,8 +173,8 @@ fn a_packet_to_one_family_from_a_peer_of_the_other_is_not_relayed() {
     let (mut client, v4, v6) = Client::dual(&mut world, "alice");
     let peers = [socket("198.51.100.1:9"), socket("[2001:db8:5::1]:9")];
     client.permit(&mut world, peers[0]);
-    world.from_peer(v4, peers[1], b"in").silence();
-    world.from_peer(v6, peers[1], b"in").silence();
+    world.peer_says(v4, peers[1], b"in").silence();
+    world.peer_says(v6, peers[1], b"in").silence();
 }
 
 #[test]

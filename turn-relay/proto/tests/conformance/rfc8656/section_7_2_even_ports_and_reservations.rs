@@ -227,7 +227,7 @@ fn an_ipv6_pair_is_one_of_ipv6() {
     let request = Draft::allocate().family(2).even_port_and_next();
     let answer = client.call(&mut world, request).success();
     let first = answer.relayed()[0];
-    assert!(first.is_ipv6() && first.port() % 2 == 0);
+    assert!(first.is_ipv6() && first.port().is_multiple_of(2));
     let token = answer.value(attribute::RESERVATION_TOKEN).unwrap().to_vec();
     let mut second = Client::new(&mut world, "alice");
     let answer = second

@@ -460,7 +460,7 @@ fn what_comes_to_a_socket_that_was_closed_is_ignored() {
     // also when another allocation has its place now
     for _ in 0..3 {
         world
-            .from_peer_to(server, relay, peer, b"late", 0)
+            .peer_says_to(server, relay, peer, b"late", 0)
             .nothing();
         let (mut next, _) = Client::allocated(&mut world, "bob");
         next.permit(&mut world, peer);

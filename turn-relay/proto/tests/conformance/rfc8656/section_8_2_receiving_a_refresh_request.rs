@@ -258,6 +258,27 @@ fn permissions_and_channels_of_the_other_family_stay_when_one_is_deleted() {
         client.send_on(&mut world, 0x4001, b"data").to_peer().from,
         v6
     );
-    let outcome = world.from_peer(v6, peers[1], b"data");
+    let outcome = world.peer_says(v6, peers[1], b"data");
     assert_eq!(outcome.channel_data().0, 0x4001);
+}
+
+#[test]
+fn a_relayed_address_that_has_expired_is_not_brought_back() {
+    // also if the server was not told of the time yet
+    for family in [None, Some(2)] {
+        let mut world = World::new();
+        let (mut client, v4, v6) = Client::dual(&mut world, "alice");
+        world.pass(Duration::from_secs(300));
+        let request = Draft::request(REFRESH).family(1).lifetime(600);
+        client.call(&mut world, request).success();
+        world.pass(Duration::from_secs(300));
+        let request = Draft::request(REFRESH).lifetime(600);
+        match family {
+            Some(family) => client.call(&mut world, request.family(family)).error(443),
+            None => client.call(&mut world, request).success(),
+        };
+        world.tick();
+        assert!(world.relay(v4).is_some());
+        assert!(world.relay(v6).is_none());
+    }
 }

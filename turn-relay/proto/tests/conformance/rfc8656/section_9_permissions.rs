@@ -15,7 +15,7 @@ fn without_a_permission_nothing_is_relayed_either_way() {
     let (client, relayed) = Client::allocated(&mut world, "alice");
     let peer = socket("198.51.100.1:9");
     client.send(&mut world, peer, b"data").nothing();
-    world.from_peer(relayed, peer, b"data").nothing();
+    world.peer_says(relayed, peer, b"data").nothing();
     assert_eq!(world.drops(DropReason::NoPermission), 2);
 }
 

@@ -25,8 +25,8 @@ fn bound(
     (client, relayed)
 }
 
-/// DSCP and ECN together: Expedited Forwarding with ECT(0), and others.
-const TRAFFIC_CLASSES: [u8; 5] = [0, 0b10_1110_10, 0b10_1110_11, 0b00_0000_01, 0xFF];
+/// DSCP and ECN together: Expedited Forwarding with ECT(0) and with CE, and others.
+const TRAFFIC_CLASSES: [u8; 5] = [0, 0xBA, 0xBB, 0x01, 0xFF];
 
 #[test]
 fn udp_to_udp_copies_dscp_and_ecn() {
@@ -46,9 +46,9 @@ fn udp_to_udp_copies_dscp_and_ecn() {
                 } else {
                     send
                 };
-                let outcome = world.from_client_marked(0, client.five_tuple, &message, class);
+                let outcome = world.client_says_marked(0, client.five_tuple, &message, class);
                 assert_eq!(outcome.to_peer().traffic_class, class);
-                let outcome = world.from_peer_marked(relayed, peer, b"data", class);
+                let outcome = world.peer_says_marked(relayed, peer, b"data", class);
                 assert_eq!(outcome.to_clients[0].traffic_class, class);
             }
         }
@@ -64,9 +64,9 @@ fn translation_copies_the_traffic_class_or_sets_the_default() {
         let peer = socket(peer);
         for class in TRAFFIC_CLASSES {
             let send = Draft::indication(SEND).peer(peer).data(b"data").finish();
-            let outcome = world.from_client_marked(0, client.five_tuple, &send, class);
+            let outcome = world.client_says_marked(0, client.five_tuple, &send, class);
             assert!([0, class].contains(&outcome.to_peer().traffic_class));
-            let outcome = world.from_peer_marked(relayed, peer, b"data", class);
+            let outcome = world.peer_says_marked(relayed, peer, b"data", class);
             assert!([0, class].contains(&outcome.to_clients[0].traffic_class));
         }
     }
@@ -93,11 +93,11 @@ fn udp_to_tcp_ignores_dscp_and_ecn() {
         let mut world = World::new();
         let (mut client, relayed) = bound(&mut world, transport, Family::V4, PEERS[0]);
         for class in TRAFFIC_CLASSES {
-            let outcome = world.from_peer_marked(relayed, socket(PEERS[0]), b"data", class);
+            let outcome = world.peer_says_marked(relayed, socket(PEERS[0]), b"data", class);
             assert_eq!(outcome.to_clients[0].traffic_class, 0);
         }
         client.bind(&mut world, 0x4000, socket(PEERS[0])).success();
-        let outcome = world.from_peer_marked(relayed, socket(PEERS[0]), b"data", 0xFF);
+        let outcome = world.peer_says_marked(relayed, socket(PEERS[0]), b"data", 0xFF);
         assert_eq!(outcome.to_clients[0].traffic_class, 0);
     }
 }
@@ -107,7 +107,7 @@ fn answers_are_best_effort() {
     let mut world = World::new();
     let client = Client::new(&mut world, "alice");
     let request = Draft::allocate().finish();
-    let outcome = world.from_client_marked(0, client.five_tuple, &request, 0xB8);
+    let outcome = world.client_says_marked(0, client.five_tuple, &request, 0xB8);
     assert_eq!(outcome.to_clients[0].traffic_class, 0);
 }
 
