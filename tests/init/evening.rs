@@ -23,18 +23,28 @@ async fn synapse_starts_with_its_snippet_and_what_it_hands_out_allocates() {
     let synapse = Synapse::start_with(&python, |configuration| {
         extend(configuration, yaml(&setup.block("Synapse", "yaml")));
         // in the place of what the tests have there
-        extend(configuration, yaml(&setup.block("Notifications to a private address", "yaml")));
+        extend(
+            configuration,
+            yaml(&setup.block("Notifications to a private address", "yaml")),
+        );
     })
     .await;
     let relay = Relay::start(&folder).await;
     let alice = synapse.register("alicewonder").await;
 
-    let answer = get_with_token(synapse.address, TURN_SERVER, Some(&alice.token)).await.json();
+    let answer = get_with_token(synapse.address, TURN_SERVER, Some(&alice.token))
+        .await
+        .json();
     assert_eq!(answer["ttl"], 12 * 3600);
     assert_eq!(answer["uris"].as_array().map(Vec::len), Some(3), "{answer}");
     // as SETUP.md says of this way
-    assert!(answer["username"].to_string().contains(&alice.id), "{answer}");
-    client(&relay, &answer).allocate().expect("Synapse has the relay's secret");
+    assert!(
+        answer["username"].to_string().contains(&alice.id),
+        "{answer}"
+    );
+    client(&relay, &answer)
+        .allocate()
+        .expect("Synapse has the relay's secret");
 }
 
 #[tokio::test]
@@ -48,14 +58,22 @@ async fn synapse_posts_to_a_private_address_that_its_snippet_names() {
         if let Value::Object(all) = configuration {
             all.remove("ip_range_whitelist");
         }
-        extend(configuration, yaml(&setup.block("Notifications to a private address", "yaml")));
+        extend(
+            configuration,
+            yaml(&setup.block("Notifications to a private address", "yaml")),
+        );
     })
     .await;
     let (gateway, _process) = start_gateway(&folder).await;
-    let (alice, bob) = (synapse.register("alice").await, synapse.register("bob").await);
+    let (alice, bob) = (
+        synapse.register("alice").await,
+        synapse.register("bob").await,
+    );
     let room = alice.create_room_with(&bob).await;
     // no push server has such an address: the gateway says so, and Synapse removes the pusher
-    alice.set_pusher(gateway, "an.app", "not an endpoint", json!({})).await;
+    alice
+        .set_pusher(gateway, "an.app", "not an endpoint", json!({}))
+        .await;
     assert_eq!(alice.pushers().await.len(), 1);
     bob.send(&room, "are you there?").await;
     alice.wait_for_pushers(0).await;
@@ -75,7 +93,10 @@ async fn an_evening_later_users_get_credentials_that_name_nobody_and_allocate() 
     let (gateway, _process) = start_gateway(&folder).await;
     let nginx_folder = tempfile::tempdir().expect("there is room for temporary files");
     let snippet = with_ports(&setup.block("With nginx", "nginx"), gateway, relay.http);
-    let server = format!("location / {{ proxy_pass http://{}; }}\n{snippet}", synapse.address);
+    let server = format!(
+        "location / {{ proxy_pass http://{}; }}\n{snippet}",
+        synapse.address
+    );
     let (_nginx, address) = start_nginx(&nginx, nginx_folder.path(), &server).await;
 
     let alice = synapse.register("alicewonder").await;
@@ -87,9 +108,14 @@ async fn an_evening_later_users_get_credentials_that_name_nobody_and_allocate() 
     let answer = answer.json();
     assert_eq!(
         answer["uris"],
-        json!([format!("turn:turn.example.org:{}?transport=udp", relay.udp.port())])
+        json!([format!(
+            "turn:turn.example.org:{}?transport=udp",
+            relay.udp.port()
+        )])
     );
-    client(&relay, &answer).allocate().expect("the relay takes it");
+    client(&relay, &answer)
+        .allocate()
+        .expect("the relay takes it");
 
     // as its last step says
     let refused = get_with_token(address, TURN_SERVER, None).await;

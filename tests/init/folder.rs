@@ -77,7 +77,11 @@ impl Folder {
         let files = fs::read_dir(self.path()).expect("it can be listed");
         files
             .map(|entry| {
-                let name = entry.expect("an entry").file_name().into_string().expect("UTF-8");
+                let name = entry
+                    .expect("an entry")
+                    .file_name()
+                    .into_string()
+                    .expect("UTF-8");
                 let metadata = fs::symlink_metadata(self.file(&name)).expect("it is there");
                 let text = self.read(&name);
                 (name, (metadata.mode() & 0o7777, text))
@@ -116,7 +120,11 @@ impl Folder {
 
     /// With `--out` for this folder.
     pub(crate) fn run(&self, arguments: &[&str]) -> Said {
-        let output = nocturne().args(arguments).arg("--out").arg(self.path()).output();
+        let output = nocturne()
+            .args(arguments)
+            .arg("--out")
+            .arg(self.path())
+            .output();
         Said::of(&output.expect("the program starts"))
     }
 
@@ -127,9 +135,13 @@ impl Folder {
     /// Those of `secrets`, as they are written one a line.
     pub(crate) fn secrets(&self) -> Vec<String> {
         let text = self.read("turn-relay.yaml");
-        let (_, list) = text.split_once("\nsecrets:\n").expect("there is a list of secrets");
+        let (_, list) = text
+            .split_once("\nsecrets:\n")
+            .expect("there is a list of secrets");
         let items = list.lines().map_while(|line| line.strip_prefix("  - \""));
-        items.map(|item| item.trim_end_matches('"').to_owned()).collect()
+        items
+            .map(|item| item.trim_end_matches('"').to_owned())
+            .collect()
     }
 }
 
@@ -200,8 +212,12 @@ pub(crate) fn nocturne() -> Command {
 /// YAML as the services' own reader has it.
 pub(crate) fn yaml(text: &str) -> Value {
     let diagnostics = shared::yaml::Diagnostics::new("snippet");
-    let root = shared::yaml::parse(text, &diagnostics)
-        .unwrap_or_else(|| panic!("{:?}:\n{text}", diagnostics.of(shared::yaml::Severity::Error)));
+    let root = shared::yaml::parse(text, &diagnostics).unwrap_or_else(|| {
+        panic!(
+            "{:?}:\n{text}",
+            diagnostics.of(shared::yaml::Severity::Error)
+        )
+    });
     json(&shared::yaml::Value::root(&root, &diagnostics))
 }
 
@@ -210,12 +226,16 @@ fn json(value: &shared::yaml::Value<'_>) -> Value {
 
     match value.meaning() {
         Some((Scalar::Boolean(boolean), _)) => boolean.into(),
-        Some((Scalar::Integer(Some(number)), _)) => i64::try_from(number).expect("a small number").into(),
+        Some((Scalar::Integer(Some(number)), _)) => {
+            i64::try_from(number).expect("a small number").into()
+        }
         Some((_, text)) => text.into(),
         None if value.found() == "a list" => value.one_or_more().iter().map(json).collect(),
         None => {
             let entries = value.entries().into_iter();
-            entries.map(|(key, value)| (key.to_owned(), json(&value))).collect()
+            entries
+                .map(|(key, value)| (key.to_owned(), json(&value)))
+                .collect()
         }
     }
 }

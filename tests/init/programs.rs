@@ -25,7 +25,9 @@ pub(crate) fn program(name: &str, package: &str) -> Option<PathBuf> {
 /// The Python that has Synapse, or word that a test is left out.
 pub(crate) fn synapse_python() -> Option<PathBuf> {
     let environment = Environment::of_process();
-    let python = environment.get("NOCTURNE_SYNAPSE_PYTHON").map(PathBuf::from);
+    let python = environment
+        .get("NOCTURNE_SYNAPSE_PYTHON")
+        .map(PathBuf::from);
     if python.is_none() {
         eprintln!("skipped: NOCTURNE_SYNAPSE_PYTHON names no Python with matrix-synapse");
     }
@@ -35,7 +37,9 @@ pub(crate) fn synapse_python() -> Option<PathBuf> {
 /// A Python that reads TOML, or word that a test is left out.
 pub(crate) fn toml_python() -> Option<PathBuf> {
     let environment = Environment::of_process();
-    let synapse = environment.get("NOCTURNE_SYNAPSE_PYTHON").map(PathBuf::from);
+    let synapse = environment
+        .get("NOCTURNE_SYNAPSE_PYTHON")
+        .map(PathBuf::from);
     let found = synapse
         .into_iter()
         .chain(["python3", "/usr/bin/python3"].map(PathBuf::from))
@@ -55,5 +59,8 @@ pub(crate) fn run(command: &mut Command) -> (bool, String) {
         .output()
         .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
     let text = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
 }

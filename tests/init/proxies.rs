@@ -1,11 +1,6 @@
 //! nginx and Caddy with what SETUP.md has for them: they take it, and each path ends where it should.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    path::Path,
-    process::Command,
-};
+use std::{fs, net::SocketAddr, path::Path, process::Command};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
@@ -62,9 +57,14 @@ async fn nginx_takes_its_snippet_and_sends_each_path_where_it_belongs() {
     ] {
         let snippet = with_ports(&both(&setup, "nginx"), push, credentials);
         let folder = tempfile::tempdir().expect("there is room for temporary files");
-        let (_process, address) = start_nginx(&nginx, folder.path(), &server.replace("SNIPPET", &snippet)).await;
+        let (_process, address) =
+            start_nginx(&nginx, folder.path(), &server.replace("SNIPPET", &snippet)).await;
         for (path, expected) in PATHS {
-            assert_eq!(get(address, path).await.text(), expected, "{path}\n{server}");
+            assert_eq!(
+                get(address, path).await.text(),
+                expected,
+                "{path}\n{server}"
+            );
         }
     }
 }
@@ -78,7 +78,9 @@ fn nginx_sees_a_mistake() {
     let folder = tempfile::tempdir().expect("there is room for temporary files");
     let test = |server: &str| {
         write_nginx(folder.path(), &free_address().to_string(), server);
-        run(Command::new(&nginx).arg("-t").args(nginx_arguments(folder.path())))
+        run(Command::new(&nginx)
+            .arg("-t")
+            .args(nginx_arguments(folder.path())))
     };
     let (succeeded, said) = test(&snippet);
     assert!(succeeded, "{said}");
@@ -95,12 +97,18 @@ async fn caddy_takes_its_snippet_and_sends_each_path_where_it_belongs() {
     for site in [
         format!("reverse_proxy {homeserver}\nSNIPPET"),
         format!("SNIPPET\nhandle {{\n\treverse_proxy {homeserver}\n}}"),
-        format!("reverse_proxy /_matrix/* {homeserver}\nreverse_proxy /_synapse/client/* {homeserver}\nSNIPPET\nreverse_proxy {homeserver}"),
+        format!(
+            "reverse_proxy /_matrix/* {homeserver}\nreverse_proxy /_synapse/client/* {homeserver}\nSNIPPET\nreverse_proxy {homeserver}"
+        ),
     ] {
         let snippet = with_ports(&both(&setup, "caddyfile"), push, credentials);
         let folder = tempfile::tempdir().expect("there is room for temporary files");
         let address = free_address();
-        let file = write_caddy(folder.path(), &format!("http://{address}"), &site.replace("SNIPPET", &snippet));
+        let file = write_caddy(
+            folder.path(),
+            &format!("http://{address}"),
+            &site.replace("SNIPPET", &snippet),
+        );
         let mut command = caddy_command(&caddy, folder.path(), "run", &file);
         let mut process = Process::start("caddy", &mut command, folder.path());
         process.wait_until_ready(address, "/").await;
@@ -122,7 +130,11 @@ fn caddy_validates_all_that_is_for_it() {
     let file = write_caddy(folder.path(), "matrix.example.org", &snippet);
     let (succeeded, said) = validate(&file);
     assert!(succeeded, "{said}");
-    let file = write_caddy(folder.path(), "matrix.example.org", &snippet.replace("reverse_proxy", "reverse_poxy"));
+    let file = write_caddy(
+        folder.path(),
+        "matrix.example.org",
+        &snippet.replace("reverse_proxy", "reverse_poxy"),
+    );
     assert!(!validate(&file).0);
     // the site for the certificate is whole
     let certificate = setup
@@ -138,7 +150,11 @@ fn caddy_validates_all_that_is_for_it() {
 
 /// What goes into the homeserver's block, and what does so only if somebody wants it.
 fn both(setup: &Setup, language: &str) -> String {
-    let heading = if language == "nginx" { "With nginx" } else { "With Caddy" };
+    let heading = if language == "nginx" {
+        "With nginx"
+    } else {
+        "With Caddy"
+    };
     // Caddy is mentioned for the certificate, too
     let mut blocks = setup.blocks(heading, language);
     blocks.retain(|block| block.contains("Nocturne"));
@@ -148,13 +164,20 @@ fn both(setup: &Setup, language: &str) -> String {
 }
 
 pub(crate) fn with_ports(snippet: &str, push: SocketAddr, credentials: SocketAddr) -> String {
-    assert!(snippet.contains(PUSH) && snippet.contains(CREDENTIALS), "{snippet}");
+    assert!(
+        snippet.contains(PUSH) && snippet.contains(CREDENTIALS),
+        "{snippet}"
+    );
     snippet
         .replace(PUSH, &push.to_string())
         .replace(CREDENTIALS, &credentials.to_string())
 }
 
-pub(crate) async fn start_nginx(nginx: &Path, folder: &Path, server: &str) -> (Process, SocketAddr) {
+pub(crate) async fn start_nginx(
+    nginx: &Path,
+    folder: &Path,
+    server: &str,
+) -> (Process, SocketAddr) {
     let address = free_address();
     write_nginx(folder, &address.to_string(), server);
     let (succeeded, said) = run(Command::new(nginx).arg("-t").args(nginx_arguments(folder)));
@@ -162,14 +185,23 @@ pub(crate) async fn start_nginx(nginx: &Path, folder: &Path, server: &str) -> (P
     let mut command = Command::new(nginx);
     command.env_clear().args(nginx_arguments(folder));
     let mut process = Process::start("nginx", &mut command, folder);
-    process.wait_until_ready(address, "/_matrix/client/versions").await;
+    process
+        .wait_until_ready(address, "/_matrix/client/versions")
+        .await;
     (process, address)
 }
 
 fn nginx_arguments(folder: &Path) -> [String; 6] {
     let folder = folder.to_str().expect("UTF-8").to_owned();
     let file = "nginx.conf".to_owned();
-    ["-p".to_owned(), folder, "-c".to_owned(), file, "-e".to_owned(), "stderr".to_owned()]
+    [
+        "-p".to_owned(),
+        folder,
+        "-c".to_owned(),
+        file,
+        "-e".to_owned(),
+        "stderr".to_owned(),
+    ]
 }
 
 fn write_nginx(folder: &Path, listen: &str, server: &str) {
@@ -217,7 +249,9 @@ fn caddy_command(caddy: &Path, folder: &Path, subcommand: &str, file: &Path) -> 
 async fn upstreams() -> [SocketAddr; 3] {
     let mut addresses = Vec::new();
     for name in ["push", "credentials", "homeserver"] {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("loopback has free ports");
         addresses.push(listener.local_addr().expect("it is bound"));
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {

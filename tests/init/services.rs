@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
     process::{Child, Command},
     time::Duration,
 };
@@ -32,7 +32,9 @@ impl Relay {
         let text = text.replace(usual, &format!("http:\n  listen: \"{http}\"\n"));
         folder.write(
             "turn-relay.yaml",
-            &format!("{text}listen: {{udp: '{udp}', tcp: [], tls: []}}\npeers: {{allow: 127.0.0.0/8}}\n"),
+            &format!(
+                "{text}listen: {{udp: '{udp}', tcp: [], tls: []}}\npeers: {{allow: 127.0.0.0/8}}\n"
+            ),
         );
         let log = File::create(folder.path().with_file_name("relay.log")).expect("there is room");
         let child = nocturne()
@@ -84,7 +86,10 @@ impl Relay {
             .collect();
         assert_eq!(counts.len(), 2, "{metrics}");
         let failed = counts.iter().find(|line| line.contains("failed"));
-        assert!(failed.is_some_and(|line| line.ends_with(" 0")), "{counts:?}");
+        assert!(
+            failed.is_some_and(|line| line.ends_with(" 0")),
+            "{counts:?}"
+        );
         counts.join("\n")
     }
 }
@@ -110,16 +115,21 @@ pub(crate) async fn start_gateway(folder: &Folder) -> (SocketAddr, Process) {
         &text.replace("  port: 5000\n", &format!("  port: {}\n", address.port())),
     );
     let mut command = nocturne();
-    command.args(["push", "--config"]).arg(folder.file("push-gateway.yaml"));
+    command
+        .args(["push", "--config"])
+        .arg(folder.file("push-gateway.yaml"));
     let outer = folder.path().with_file_name("");
     let mut process = Process::start("nocturne-push", &mut command, &outer);
     process.wait_until_ready(address, "/health").await;
     (address, process)
 }
 
+/// With a port that the relay has for no peer.
 fn free_udp_address() -> SocketAddr {
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("loopback has free ports");
-    socket.local_addr().expect("it is bound")
+    let mut candidates = std::iter::repeat_with(free_address);
+    candidates
+        .find(|address| UdpSocket::bind(address).is_ok())
+        .expect("loopback has free ports")
 }
 
 #[tokio::test]
@@ -127,8 +137,13 @@ async fn both_services_start_with_what_was_written() {
     let folder = Folder::made();
     let relay = Relay::start(&folder).await;
     let (gateway, _process) = start_gateway(&folder).await;
-    relay.allocates_with(&folder.secrets()[0]).expect("the secret is good");
-    assert_eq!(relay.allocates_with("another secret, long enough"), Err(401));
+    relay
+        .allocates_with(&folder.secrets()[0])
+        .expect("the secret is good");
+    assert_eq!(
+        relay.allocates_with("another secret, long enough"),
+        Err(401)
+    );
     let keys = get(gateway, "/_nocturne/v1/keys").await;
     assert_eq!(keys.json()["keys"].as_array().map(Vec::len), Some(1));
     let discovery = get(gateway, "/_matrix/push/v1/notify").await;

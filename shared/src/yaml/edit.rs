@@ -1,6 +1,6 @@
 //! A change to a file that leaves everything else in it as it is, comments and spaces too.
 
-use std::ops::Range;
+use std::{fmt::Write as _, ops::Range};
 
 use saphyr_parser::{Event, Parser, Span};
 
@@ -14,7 +14,9 @@ pub enum CannotEdit {
     #[error("it has no `{0}`")]
     Absent(String),
     /// There is something else than texts, or it is written in a way that is not changed here.
-    #[error("line {line}: `{key}` is no plain list of texts (an anchor, an alias, a tag, or something else)")]
+    #[error(
+        "line {line}: `{key}` is no plain list of texts (an anchor, an alias, a tag, or something else)"
+    )]
     Form {
         /// The key
         key: String,
@@ -50,7 +52,11 @@ pub fn prepend(text: &str, key: &str, item: &str) -> Result<String, CannotEdit> 
             let old = &body[range.clone()];
             // a plain text may have what ends an item of a list
             let is_quoted = old.starts_with(['"', '\'']);
-            let old = if is_quoted { old.to_owned() } else { quoted(old) };
+            let old = if is_quoted {
+                old.to_owned()
+            } else {
+                quoted(old)
+            };
             (range, format!("[{item}, {old}]"))
         }
         Place::Bracket { at, is_empty } => {
@@ -75,82 +81,68 @@ pub fn prepend(text: &str, key: &str, item: &str) -> Result<String, CannotEdit> 
 /// Where the list of a key at the top begins. Of a key that is there twice the last counts.
 fn find(text: &str, key: &str) -> Result<Place, CannotEdit> {
     let positions = Positions::of(text);
-    let mut depth = 0_usize;
-    // at the top, the next event is a key or a value
-    let mut is_key = true;
-    let mut wanted = false;
-    let mut found = None;
-    let mut open_list: Option<(Place, usize)> = None;
     let form = |span: &Span| CannotEdit::Form {
         key: key.to_owned(),
         line: span.start.line(),
     };
+    let mut depth = 0_usize;
+    // at the top, whether a key comes next, and whether the last one is the one that is looked for
+    let (mut is_key, mut is_wanted) = (true, false);
+    // the list, as long as its end has not come
+    let mut open = None;
+    let mut found = None;
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|_| CannotEdit::Syntax)?;
         let at = positions.byte(span.start.index());
+        let is_value = depth == 1 && !is_key && is_wanted;
+        let is_plain = |anchor: usize, has_tag: bool| anchor == 0 && !has_tag;
         match event {
             Event::Scalar(value, _, anchor, tag) => {
-                if let Some((list, items)) = &mut open_list {
-                    if depth == 2 {
-                        *items += 1;
-                        if let Place::Bracket { is_empty, .. } = list {
-                            *is_empty = false;
-                        }
-                    }
+                if let Some(Place::Bracket { is_empty, .. }) = &mut open {
+                    *is_empty = false;
+                }
+                if is_value {
+                    let length = end_of_scalar(text.get(at..).unwrap_or_default(), &value)
+                        .filter(|_| is_plain(anchor, tag.is_some()))
+                        .ok_or_else(|| form(&span))?;
+                    found = Some(Place::Alone(at..at + length));
                 }
                 if depth == 1 {
-                    if is_key {
-                        wanted = value == key;
-                    } else if wanted {
-                        let is_plain = anchor == 0 && tag.is_none();
-                        let end = end_of_scalar(text.get(at..).unwrap_or_default(), &value);
-                        let end = end.filter(|_| is_plain).ok_or_else(|| form(&span))?;
-                        found = Some(Place::Alone(at..at + end));
-                    }
+                    is_wanted = is_key && value == key;
                     is_key = !is_key;
                 }
             }
-            Event::SequenceStart(anchor, tag) => {
-                if open_list.is_some() {
+            Event::SequenceStart(anchor, tag) if is_value => {
+                if !is_plain(anchor, tag.is_some()) {
                     return Err(form(&span));
                 }
-                if depth == 1 && !is_key && wanted {
-                    if anchor > 0 || tag.is_some() {
-                        return Err(form(&span));
+                open = Some(if text.as_bytes().get(at) == Some(&b'[') {
+                    Place::Bracket {
+                        at: at + 1,
+                        is_empty: true,
                     }
-                    let place = match text.as_bytes().get(at) {
-                        Some(b'[') => Place::Bracket {
-                            at: at + 1,
-                            is_empty: true,
-                        },
-                        Some(b'-') => Place::Dash(at),
-                        _ => return Err(form(&span)),
-                    };
-                    open_list = Some((place, 0));
-                }
+                } else {
+                    // of a list that is not indented the parser tells the place behind the dash
+                    Place::Dash(dash_of_line(text, at).ok_or_else(|| form(&span))?)
+                });
                 depth += 1;
             }
-            Event::MappingStart(..) => {
-                if open_list.is_some() || (depth == 1 && !is_key && wanted) {
-                    return Err(form(&span));
-                }
-                depth += 1;
+            Event::SequenceStart(..) | Event::MappingStart(..) | Event::Alias(_)
+                if is_value || open.is_some() =>
+            {
+                return Err(form(&span));
             }
+            Event::SequenceStart(..) | Event::MappingStart(..) => depth += 1,
             Event::SequenceEnd | Event::MappingEnd => {
                 depth = depth.saturating_sub(1);
                 if depth == 1 {
-                    if let Some((place, _)) = open_list.take() {
-                        found = Some(place);
-                    }
+                    found = open.take().or(found);
                     is_key = !is_key;
                 }
             }
             Event::Alias(_) => {
-                if open_list.is_some() || (depth == 1 && !is_key && wanted) {
-                    return Err(form(&span));
-                }
                 if depth == 1 {
-                    wanted = false;
+                    is_wanted = false;
                     is_key = !is_key;
                 }
             }
@@ -162,6 +154,16 @@ fn find(text: &str, key: &str) -> Result<Place, CannotEdit> {
         }
     }
     found.ok_or_else(|| CannotEdit::Absent(key.to_owned()))
+}
+
+/// The dash that the line begins with which has this place.
+fn dash_of_line(text: &str, at: usize) -> Option<usize> {
+    let start = text.get(..at)?.rfind('\n').map_or(0, |newline| newline + 1);
+    let line = text.get(start..)?;
+    let indentation = line.len() - line.trim_start_matches(' ').len();
+    line.get(indentation..)?
+        .starts_with('-')
+        .then_some(start + indentation)
 }
 
 /// Where a value ends that is written on one line; the parser does not tell.
@@ -194,7 +196,7 @@ fn quoted(text: &str) -> String {
             '"' => quoted.push_str("\\\""),
             '\\' => quoted.push_str("\\\\"),
             control if control.is_control() => {
-                quoted.push_str(&format!("\\u{:04x}", u32::from(control)));
+                let _ = write!(quoted, "\\u{:04x}", u32::from(control));
             }
             other => quoted.push(other),
         }
@@ -208,7 +210,12 @@ struct Positions(Vec<usize>);
 
 impl Positions {
     fn of(text: &str) -> Self {
-        Self(text.char_indices().map(|(byte, _)| byte).chain([text.len()]).collect())
+        Self(
+            text.char_indices()
+                .map(|(byte, _)| byte)
+                .chain([text.len()])
+                .collect(),
+        )
     }
 
     fn byte(&self, character: usize) -> usize {
@@ -231,7 +238,10 @@ mod tests {
             ("a: []\n", "a: [\"new\"]\n"),
             ("a: \"x\" # why\n", "a: [\"new\", \"x\"] # why\n"),
             ("a: 'it''s' # '\n", "a: [\"new\", 'it''s'] # '\n"),
-            ("a: \"\\\"x\\\\\" # \"\n", "a: [\"new\", \"\\\"x\\\\\"] # \"\n"),
+            (
+                "a: \"\\\"x\\\\\" # \"\n",
+                "a: [\"new\", \"\\\"x\\\\\"] # \"\n",
+            ),
             ("a: x, y\n", "a: [\"new\", \"x, y\"]\n"),
             ("a: x]\\ # c\n", "a: [\"new\", \"x]\\\\\"] # c\n"),
             (
@@ -239,7 +249,10 @@ mod tests {
                 "a: # why\n  # first\n  - \"new\"\n  - x # c\n\n  - y\nb: 1",
             ),
             ("a:\n- x\n", "a:\n- \"new\"\n- x\n"),
-            ("a:\r\n  - x\r\nb: 1\r\n", "a:\r\n  - \"new\"\r\n  - x\r\nb: 1\r\n"),
+            (
+                "a:\r\n  - x\r\nb: 1\r\n",
+                "a:\r\n  - \"new\"\r\n  - x\r\nb: 1\r\n",
+            ),
             (
                 "a: [\n  # the first\n  x,\n  y\n]\n",
                 "a: [\"new\", \n  # the first\n  x,\n  y\n]\n",
@@ -249,12 +262,22 @@ mod tests {
                 "# ä ö €\n\"a\": [\"new\", x] # ü\n",
             ),
             ("\u{feff}a: x\n", "\u{feff}a: [\"new\", \"x\"]\n"),
-            ("{b: {a: [z]}, a: [x]}\n", "{b: {a: [z]}, a: [\"new\", x]}\n"),
+            (
+                "{b: {a: [z]}, a: [x]}\n",
+                "{b: {a: [z]}, a: [\"new\", x]}\n",
+            ),
             ("b: {a: [z]}\na: [x]\n", "b: {a: [z]}\na: [\"new\", x]\n"),
-            ("b: [a, a]\n? a\n: [x]\n", "b: [a, a]\n? a\n: [\"new\", x]\n"),
+            (
+                "b: [a, a]\n? a\n: [x]\n",
+                "b: [a, a]\n? a\n: [\"new\", x]\n",
+            ),
             ("a: [x]\na: [y]\n", "a: [x]\na: [\"new\", y]\n"),
         ] {
-            assert_eq!(prepend(before, "a", "new").as_deref(), Ok(after), "{before:?}");
+            assert_eq!(
+                prepend(before, "a", "new").as_deref(),
+                Ok(after),
+                "{before:?}"
+            );
         }
     }
 

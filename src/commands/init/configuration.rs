@@ -35,7 +35,7 @@ pub(super) enum Tls {
 /// 256 bits, in characters that nothing has to escape.
 pub(super) fn fresh_secret(random: &Random) -> Secret<String> {
     let bytes = Zeroizing::new(random.bytes::<32>());
-    Secret::new(URL_SAFE_NO_PAD.encode(&*bytes))
+    Secret::new(URL_SAFE_NO_PAD.encode(bytes.as_slice()))
 }
 
 /// The relay's configuration.
@@ -58,7 +58,7 @@ secrets:
     ));
     for secret in turn.secrets {
         let secret = Zeroizing::new(quoted(secret.expose()));
-        *text += &format!("  - {}\n", *secret);
+        let _ = writeln!(text, "  - {}", *secret);
     }
     *text += &tls(turn);
     *text += &relay(turn.addresses);
@@ -86,7 +86,10 @@ fn tls(turn: &Turn<'_>) -> String {
         quoted(turn.key)
     );
     match turn.tls {
-        Tls::Ready => format!("\n# The certificate for {}, and its key.\n{line}", turn.host),
+        Tls::Ready => format!(
+            "\n# The certificate for {}, and its key.\n{line}",
+            turn.host
+        ),
         Tls::NotYet => format!(
             "\n# The certificate for {}, and its key. Without them there is no TLS: SETUP.md says how to get them.\n#{line}",
             turn.host
@@ -96,7 +99,13 @@ fn tls(turn: &Turn<'_>) -> String {
 
 fn relay(addresses: &Addresses) -> String {
     let list = |addresses: Vec<String>| addresses.join(", ");
-    let told = list(addresses.pairs.iter().map(|(_, told)| told.to_string()).collect());
+    let told = list(
+        addresses
+            .pairs
+            .iter()
+            .map(|(_, told)| told.to_string())
+            .collect(),
+    );
     let external: Vec<_> = addresses
         .pairs
         .iter()
@@ -110,7 +119,13 @@ fn relay(addresses: &Addresses) -> String {
     }
     let mut text = format!("\n# Clients are told that they are at {told}.\nrelay:\n");
     if !addresses.are_found {
-        let locals = list(addresses.pairs.iter().map(|(local, _)| format!("\"{local}\"")).collect());
+        let locals = list(
+            addresses
+                .pairs
+                .iter()
+                .map(|(local, _)| format!("\"{local}\""))
+                .collect(),
+        );
         let _ = writeln!(text, "  addresses: [{locals}]");
     }
     if !external.is_empty() {
@@ -192,7 +207,10 @@ mod tests {
     }
 
     fn text(addresses: &Addresses, secrets: &[&str]) -> Zeroizing<String> {
-        let secrets: Vec<_> = secrets.iter().map(|text| Secret::new((*text).to_owned())).collect();
+        let secrets: Vec<_> = secrets
+            .iter()
+            .map(|text| Secret::new((*text).to_owned()))
+            .collect();
         turn(&Turn {
             server_name: "example.org",
             host: "turn.example.org",
@@ -212,10 +230,17 @@ mod tests {
             are_found: true,
             ..Addresses::default()
         };
-        let secrets = ["a new secret that is long enough", "an \"old\" one with a \\ in it, and €"];
+        let secrets = [
+            "a new secret that is long enough",
+            "an \"old\" one with a \\ in it, and €",
+        ];
         let (config, warnings) = load(&text(&addresses, &secrets));
         assert_eq!(config.realm, "turn.example.org");
-        let loaded: Vec<_> = config.secrets.iter().map(|secret| secret.expose().as_str()).collect();
+        let loaded: Vec<_> = config
+            .secrets
+            .iter()
+            .map(|secret| secret.expose().as_str())
+            .collect();
         assert_eq!(loaded, secrets);
         assert!(config.relay.addresses.is_empty() && config.relay.external.is_empty());
         assert_eq!(

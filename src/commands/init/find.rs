@@ -103,7 +103,10 @@ pub(super) fn addresses(
 ) -> Result<Addresses, Unknown> {
     let mut addresses = Addresses::default();
     for public in given {
-        if public.is_unspecified() || public.is_multicast() || *public == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        if public.is_unspecified()
+            || public.is_multicast()
+            || *public == IpAddr::V4(Ipv4Addr::BROADCAST)
+        {
             return Err(Unknown::Impossible(*public));
         }
         let local = if host.interfaces.contains(public) {
@@ -194,11 +197,18 @@ impl Homeserver {
 }
 
 /// Asks this machine's usual ports, and the server name's well-known file.
-pub(super) async fn homeserver(server_name: &str, domain: &str, environment: &Environment) -> Homeserver {
+pub(super) async fn homeserver(
+    server_name: &str,
+    domain: &str,
+    environment: &Environment,
+) -> Homeserver {
     let Ok(client) = client(environment) else {
         return guessed(domain);
     };
-    let (local, public) = tokio::join!(local(&client, server_name), well_known(&client, domain));
+    let (local, public) = tokio::join!(
+        local(&client, server_name, &LOCAL_PORTS),
+        well_known(&client, domain)
+    );
     let is_found = public.is_some();
     Homeserver {
         public: public.unwrap_or_else(|| guessed(domain).public),
@@ -269,18 +279,33 @@ fn client(environment: &Environment) -> Result<HttpClient, String> {
     .map_err(|error| error.to_string())
 }
 
-async fn local(client: &HttpClient, server_name: &str) -> Option<Url> {
-    for port in LOCAL_PORTS {
+async fn local(client: &HttpClient, server_name: &str, ports: &[u16]) -> Option<Url> {
+    for port in ports {
         let base = format!("http://127.0.0.1:{port}");
-        let Some(versions) = get(client, &format!("{base}/_matrix/client/versions"), LOCAL_PATIENCE).await else {
+        let Some(versions) = get(
+            client,
+            &format!("{base}/_matrix/client/versions"),
+            LOCAL_PATIENCE,
+        )
+        .await
+        else {
             continue;
         };
         if !versions["versions"].is_array() {
             continue;
         }
-        let key = get(client, &format!("{base}/_matrix/key/v2/server"), LOCAL_PATIENCE).await;
+        let key = get(
+            client,
+            &format!("{base}/_matrix/key/v2/server"),
+            LOCAL_PATIENCE,
+        )
+        .await;
         // not every listener says whose it is
-        let is_other = key.is_some_and(|key| key["server_name"].as_str().is_some_and(|name| name != server_name));
+        let is_other = key.is_some_and(|key| {
+            key["server_name"]
+                .as_str()
+                .is_some_and(|name| name != server_name)
+        });
         if !is_other {
             return base_url(&base).ok();
         }
@@ -289,7 +314,12 @@ async fn local(client: &HttpClient, server_name: &str) -> Option<Url> {
 }
 
 async fn well_known(client: &HttpClient, domain: &str) -> Option<Url> {
-    let answer = get(client, &format!("https://{domain}/.well-known/matrix/client"), PATIENCE).await?;
+    let answer = get(
+        client,
+        &format!("https://{domain}/.well-known/matrix/client"),
+        PATIENCE,
+    )
+    .await?;
     base_url(answer["m.homeserver"]["base_url"].as_str()?).ok()
 }
 
@@ -300,7 +330,10 @@ async fn get(client: &HttpClient, url: &str, patience: Duration) -> Option<Value
         .body(Bytes::new())
         .ok()?;
     let origin = client.origin(request.uri()).ok()?;
-    let answer = origin.send(request, Clock::system().now() + patience).await.ok()?;
+    let answer = origin
+        .send(request, Clock::system().now() + patience)
+        .await
+        .ok()?;
     if answer.status != StatusCode::OK {
         return None;
     }
@@ -334,13 +367,18 @@ mod tests {
 
     fn pairs(addresses: &Addresses) -> Vec<String> {
         let pairs = addresses.pairs.iter();
-        pairs.map(|(local, told)| format!("{local}={told}")).collect()
+        pairs
+            .map(|(local, told)| format!("{local}={told}"))
+            .collect()
     }
 
     #[test]
     fn public_addresses_are_found_again_at_each_start() {
         let addresses = decided(&["8.8.8.8", "2606:4700::7"], &[], &[]).expect("known");
-        assert_eq!(pairs(&addresses), ["8.8.8.8=8.8.8.8", "2606:4700::7=2606:4700::7"]);
+        assert_eq!(
+            pairs(&addresses),
+            ["8.8.8.8=8.8.8.8", "2606:4700::7=2606:4700::7"]
+        );
         assert!(addresses.are_found);
         assert!(addresses.left_out.is_empty());
     }
@@ -356,9 +394,14 @@ mod tests {
         assert_eq!(pairs(&addresses), ["10.0.0.5=9.9.9.9"]);
         assert_eq!(addresses.from_dns, ips(&["9.9.9.9"]));
 
-        let asked = decided(&["10.0.0.5"], &[], &[]).expect_err("nobody knows").to_string();
+        let asked = decided(&["10.0.0.5"], &[], &[])
+            .expect_err("nobody knows")
+            .to_string();
         assert!(asked.contains("--public-address"), "{asked}");
-        assert!(asked.contains("10.0.0.5") && asked.contains("turn.example.org"), "{asked}");
+        assert!(
+            asked.contains("10.0.0.5") && asked.contains("turn.example.org"),
+            "{asked}"
+        );
         // a private address in DNS is not where the world comes from
         assert!(decided(&["10.0.0.5"], &[], &["10.0.0.5"]).is_err());
         assert_eq!(
@@ -374,9 +417,13 @@ mod tests {
     fn a_public_ipv6_address_does_not_make_up_for_a_private_ipv4_one() {
         assert!(decided(&["10.0.0.5", "2606:4700::7"], &[], &[]).is_err());
         let addresses = decided(&["10.0.0.5", "2606:4700::7"], &["8.8.8.8"], &[]).expect("said");
-        assert_eq!(pairs(&addresses), ["10.0.0.5=8.8.8.8", "2606:4700::7=2606:4700::7"]);
+        assert_eq!(
+            pairs(&addresses),
+            ["10.0.0.5=8.8.8.8", "2606:4700::7=2606:4700::7"]
+        );
         // whoever names the one of IPv6 alone does without IPv4
-        let addresses = decided(&["10.0.0.5", "2606:4700::7"], &["2606:4700::7"], &[]).expect("said");
+        let addresses =
+            decided(&["10.0.0.5", "2606:4700::7"], &["2606:4700::7"], &[]).expect("said");
         assert_eq!(pairs(&addresses), ["2606:4700::7=2606:4700::7"]);
         assert!(!addresses.are_found);
         assert_eq!(addresses.left_out, ips(&["10.0.0.5"]));
@@ -388,7 +435,10 @@ mod tests {
         assert_eq!(pairs(&addresses), ["8.8.8.8=8.8.8.8"]);
         assert!(!addresses.are_found);
         assert_eq!(addresses.left_out, ips(&["fd00::5"]));
-        assert!(matches!(decided(&["fd00::5"], &[], &[]), Err(Unknown::BehindNat { .. })));
+        assert!(matches!(
+            decided(&["fd00::5"], &[], &[]),
+            Err(Unknown::BehindNat { .. })
+        ));
     }
 
     #[test]
@@ -427,14 +477,98 @@ mod tests {
         assert_eq!(public.public.as_str(), "https://chat.example.org/");
         assert_eq!(public.nearest(), &public.public);
         assert!(public.is_found);
-        for local in ["http://127.0.0.1:8008", "http://synapse:8008", "https://10.0.0.7", "http://[::1]:8008"] {
+        for local in [
+            "http://127.0.0.1:8008",
+            "http://synapse:8008",
+            "https://10.0.0.7",
+            "http://[::1]:8008",
+        ] {
             let found = named(local);
             assert_eq!(found.nearest(), &base_url(local).expect("a URL"));
             assert_eq!(found.public.as_str(), "https://matrix.example.org/");
             assert!(!found.is_found);
         }
-        for text in ["matrix.example.org", "ftp://a.example", "https://a.example?b", "https://a:b@c.example", "https://"] {
+        for text in [
+            "matrix.example.org",
+            "ftp://a.example",
+            "https://a.example?b",
+            "https://a:b@c.example",
+            "https://",
+        ] {
             assert!(base_url(text).is_err(), "{text}");
         }
+    }
+
+    /// A server that answers each path with what is given for it, and 404 else.
+    async fn server(answers: &'static [(&'static str, &'static str)]) -> u16 {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.expect("a request"));
+                }
+                let head = String::from_utf8_lossy(&head).into_owned();
+                let path = head.split(' ').nth(1).unwrap_or_default();
+                let found = answers.iter().find(|(known, _)| *known == path);
+                let (status, body) =
+                    found.map_or(("404 Not Found", "{}"), |(_, body)| ("200 OK", body));
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+                stream
+                    .write_all(answer.as_bytes())
+                    .await
+                    .expect("it is read");
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn a_homeserver_on_this_machine_is_found_if_it_is_the_right_one() {
+        const VERSIONS: (&str, &str) = ("/_matrix/client/versions", r#"{"versions": ["v1.11"]}"#);
+        let nothing = server(&[]).await;
+        let other_program = server(&[(VERSIONS.0, r#"{"hello": "world"}"#)]).await;
+        let other_homeserver = server(&[
+            VERSIONS,
+            (
+                "/_matrix/key/v2/server",
+                r#"{"server_name": "other.example"}"#,
+            ),
+        ])
+        .await;
+        let ours = server(&[
+            VERSIONS,
+            (
+                "/_matrix/key/v2/server",
+                r#"{"server_name": "example.org"}"#,
+            ),
+        ])
+        .await;
+        let silent_on_its_name = server(&[VERSIONS]).await;
+        let client = client(&Environment::of_process()).expect("a client");
+        let found = async |ports: &[u16]| {
+            let url = local(&client, "example.org", ports).await?;
+            Some(url.port().expect("a port"))
+        };
+        assert_eq!(
+            found(&[nothing, other_program, other_homeserver]).await,
+            None
+        );
+        assert_eq!(
+            found(&[nothing, other_program, other_homeserver, ours]).await,
+            Some(ours)
+        );
+        assert_eq!(
+            found(&[silent_on_its_name, ours]).await,
+            Some(silent_on_its_name)
+        );
     }
 }

@@ -16,8 +16,8 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, fchmod, flock, fsync, mkdirat, openat,
-        renameat, statat, unlinkat,
+        AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, fchmod, flock, fsync, mkdirat,
+        openat, renameat, statat, unlinkat,
     },
     io::Errno,
     process::geteuid,
@@ -66,7 +66,12 @@ impl Folder {
                     path.display()
                 ));
             }
-            Err(error) => return Err(format!("{} cannot be made: {error}", path.display())),
+            Err(error) => {
+                return Err(format!(
+                    "{} cannot be made: {error} (run this with sudo, or choose another folder with --out)",
+                    path.display()
+                ));
+            }
         }
         Self::open(&path)
     }
@@ -175,9 +180,12 @@ impl Folder {
     /// its name so far, with the same mode; a new one to whom the folder belongs.
     pub(super) fn stage(&self, name: &str, text: &str, mode: Mode) -> Result<Staged<'_>, String> {
         let shown = self.join(name);
-        let failed = |error: &dyn std::fmt::Display| format!("{} cannot be written: {error}", shown.display());
+        let failed = |error: &dyn std::fmt::Display| {
+            format!("{} cannot be written: {error}", shown.display())
+        };
         let (owner, mode) = if self.has(name)? {
-            let found = statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|error| failed(&error))?;
+            let found = statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|error| failed(&error))?;
             let owner = Owner {
                 user: found.st_uid,
                 group: found.st_gid,
@@ -197,8 +205,10 @@ impl Folder {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(failed(&error)),
         }
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let handle = openat(&self.handle, &temporary, flags, SECRET).map_err(|error| failed(&error))?;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let handle =
+            openat(&self.handle, &temporary, flags, SECRET).map_err(|error| failed(&error))?;
         let mut file = File::from(handle);
         file.write_all(text.as_bytes())
             .map_err(|error| failed(&error))?;
@@ -247,7 +257,8 @@ pub(super) fn commit(files: Vec<Staged<'_>>) -> Result<(), String> {
 
 /// The path from the root on, for files that name others.
 fn absolute(path: &Path) -> Result<PathBuf, String> {
-    let absolute = std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let absolute =
+        std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))?;
     // a slash at the end would follow a symbolic link
     Ok(absolute.components().collect())
 }
@@ -275,7 +286,13 @@ mod tests {
     fn names(folder: &Folder) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(folder.path())
             .expect("it can be listed")
-            .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
+            .map(|entry| {
+                entry
+                    .expect("an entry")
+                    .file_name()
+                    .into_string()
+                    .expect("UTF-8")
+            })
             .collect();
         names.sort();
         names
@@ -365,7 +382,10 @@ mod tests {
     fn two_runs_do_not_mix() {
         let (_outer, folder) = folder();
         let refused = Folder::open(folder.path()).expect_err("refused");
-        assert!(refused.contains("another `nocturne init` is at work"), "{refused}");
+        assert!(
+            refused.contains("another `nocturne init` is at work"),
+            "{refused}"
+        );
         let path = folder.path().to_owned();
         drop(folder);
         Folder::open(&path).expect("it is free");
@@ -381,6 +401,10 @@ mod tests {
         fs::write(&file, "").expect("written");
         let refused = Folder::open_or_make(&file).expect_err("refused");
         assert!(refused.contains("is not a folder"), "{refused}");
-        assert!(Folder::open(&deep).expect_err("refused").contains("is not there"));
+        assert!(
+            Folder::open(&deep)
+                .expect_err("refused")
+                .contains("is not there")
+        );
     }
 }

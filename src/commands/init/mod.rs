@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fmt::Write as _,
-    io,
+    io, iter,
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -13,7 +13,11 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::Args;
 use rustix::fs::Mode;
 use shared::{clock::Clock, environment::Environment, random::Random, secret::Secret};
-use turn_relay::{addresses, certificates::Identity, config::{Config, Relay}};
+use turn_relay::{
+    addresses,
+    certificates::Identity,
+    config::{Config, Relay},
+};
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -49,7 +53,7 @@ const FILES: [&str; 6] = [PUSHKEYS, PUSH, TURN, PUSH_UNIT, TURN_UNIT, SETUP];
 ///
 /// It finds out by itself what this machine can know: its addresses, what DNS says, where the homeserver is.
 /// SETUP.md then has, filled in, what is to be pasted where: DNS, firewall, certificate, systemd, reverse
-/// proxy, homeserver, well-known, LiveKit, and others.
+/// proxy, homeserver, well-known, and what else uses TURN.
 ///
 /// Files that are there stay as they are, and what is missing is written: running it again changes nothing,
 /// and is no error. Secrets are never printed.
@@ -79,7 +83,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     offline: bool,
     /// Write files anew that are there. Secrets and keys are kept, and what was in a file is then in
-    /// NAME.old.
+    /// NAME.old, or in NAME.old2 and so on.
     #[arg(long)]
     force: bool,
     /// Put a fresh secret in front of those of turn-relay.yaml, which all go on working, and bring SETUP.md
@@ -123,8 +127,9 @@ struct Run<'a> {
 pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode {
     let (clock, random) = (Clock::system(), Random::system());
     let done = match &arguments.server_name {
-        _ if arguments.rotate => rotate::rotate(&arguments.out, &random, &clock)
-            .map(|rotated| rotated.to_string()),
+        _ if arguments.rotate => {
+            rotate::rotate(&arguments.out, &random, &clock).map(|rotated| rotated.to_string())
+        }
         Some(server_name) => {
             let run = Run {
                 arguments,
@@ -200,7 +205,7 @@ impl Run<'_> {
         };
         if !there.contains(&PUSHKEYS) {
             let key = Zeroizing::new(self.random.bytes::<32>());
-            let text = Zeroizing::new(format!("{}\n", STANDARD.encode(*key)));
+            let text = Zeroizing::new(format!("{}\n", STANDARD.encode(key.as_slice())));
             files.write(PUSHKEYS, &text, SECRET)?;
         }
         if writes(PUSH) {
@@ -271,7 +276,9 @@ impl Run<'_> {
     /// Finds out what nobody should have to be asked, keeping what an old file has.
     async fn find_out(&mut self, old: Option<&Config>) -> Result<Found, String> {
         let arguments = self.arguments;
-        let kept_host = old.map(|old| old.realm.clone()).filter(|realm| host_name(realm).is_ok());
+        let kept_host = old
+            .map(|old| old.realm.clone())
+            .filter(|realm| host_name(realm).is_ok());
         let host = arguments
             .turn_host
             .clone()
@@ -304,17 +311,21 @@ impl Run<'_> {
         let homeserver = self
             .homeserver(old.and_then(|old| old.credentials.homeserver.clone()))
             .await;
-        self.findings.push(if homeserver.is_found || homeserver.local.is_some() {
-            ("found", format!("the homeserver, at {}", shown(homeserver.nearest())))
-        } else {
-            (
-                "assumed",
-                format!(
-                    "the homeserver is at {}; if it is not: --homeserver URL",
-                    shown(homeserver.nearest())
-                ),
-            )
-        });
+        self.findings
+            .push(if homeserver.is_found || homeserver.local.is_some() {
+                (
+                    "found",
+                    format!("the homeserver, at {}", shown(homeserver.nearest())),
+                )
+            } else {
+                (
+                    "assumed",
+                    format!(
+                        "the homeserver is at {}; if it is not: --homeserver URL",
+                        shown(homeserver.nearest())
+                    ),
+                )
+            });
         let folder = std::path::absolute(&arguments.out).map_err(|error| error.to_string())?;
         let folder: PathBuf = folder.components().collect();
         let (certificate, key, tls) = match old.and_then(|old| old.tls.as_ref()) {
@@ -333,7 +344,11 @@ impl Run<'_> {
     }
 
     /// The addresses as they were said, as an old file has them, as this host has them, as DNS has them.
-    async fn addresses(&self, old: Option<&Config>, turn_host: &str) -> Result<find::Addresses, String> {
+    async fn addresses(
+        &self,
+        old: Option<&Config>,
+        turn_host: &str,
+    ) -> Result<find::Addresses, String> {
         let this_host = Host::of_this_machine();
         let said = &self.arguments.public_address;
         let in_file: Vec<_> = old.iter().flat_map(|old| told_in(&old.relay)).collect();
@@ -369,7 +384,10 @@ impl Run<'_> {
                 if certificate.exists() || key.exists() {
                     self.findings.push((
                         "to do",
-                        format!("{} and {KEY} cannot be used: {problem}", certificate.display()),
+                        format!(
+                            "{} and {KEY} cannot be used: {problem}",
+                            certificate.display()
+                        ),
                     ));
                 }
                 Tls::NotYet
@@ -397,17 +415,21 @@ impl Run<'_> {
 
         let loaded = load(&folder.join(PUSH), self.environment, self.clock.wall());
         let config = loaded.config;
-        config.and_then(|config| config.listen.first().copied()).unwrap_or(PUSH_LISTENS)
+        config
+            .and_then(|config| config.listen.first().copied())
+            .unwrap_or(PUSH_LISTENS)
     }
 
     /// What is left to do elsewhere before calls work.
     async fn look_around(&mut self, config: &Config, addresses: &[(IpAddr, IpAddr)]) {
         let told: BTreeSet<_> = addresses.iter().map(|(_, told)| *told).collect();
-        if !self.arguments.offline {
+        if !self.arguments.offline && host_name(&config.realm).is_ok() {
             let in_dns: BTreeSet<_> = find::in_dns(&config.realm).await.into_iter().collect();
             if in_dns.is_empty() {
-                self.findings
-                    .push(("to do", format!("{} is not in DNS yet: step 1 of {SETUP}", config.realm)));
+                self.findings.push((
+                    "to do",
+                    format!("{} is not in DNS yet: step 1 of {SETUP}", config.realm),
+                ));
             } else if in_dns != told {
                 let list: Vec<_> = in_dns.iter().map(ToString::to_string).collect();
                 self.findings.push((
@@ -420,10 +442,21 @@ impl Run<'_> {
                 ));
             }
         }
+        if config.credentials.homeserver.is_none() {
+            self.findings.push((
+                "to do",
+                format!(
+                    "{TURN} names no homeserver whose users get credentials: step 5 of {SETUP}"
+                ),
+            ));
+        }
         if config.tls.is_none() {
             self.findings.push((
                 "to do",
-                format!("a certificate for {}, until then there is no TLS: step 4 of {SETUP}", config.realm),
+                format!(
+                    "a certificate for {}, until then there is no TLS: step 4 of {SETUP}",
+                    config.realm
+                ),
             ));
         }
     }
@@ -441,7 +474,11 @@ Next: {out}/{SETUP}, if its steps are not done yet.
     }
 
     fn told(&self, folder: &Folder, outcomes: &[(&'static str, String)]) -> String {
-        let mut text = format!("Nocturne for {}, in {}\n\n", self.server_name.name, folder.path().display());
+        let mut text = format!(
+            "Nocturne for {}, in {}\n\n",
+            self.server_name.name,
+            folder.path().display()
+        );
         for (word, line) in &self.findings {
             let _ = writeln!(text, "  {word:<9} {line}");
         }
@@ -482,7 +519,7 @@ impl<'a> Files<'a> {
             if *old == text {
                 return Ok(name.to_owned());
             }
-            let kept = format!("{name}.old");
+            let kept = self.name_for_old(name)?;
             let staged = self.folder.stage(&kept, &old, mode)?;
             self.staged.push((kept, staged));
             word = "rewrote";
@@ -492,6 +529,20 @@ impl<'a> Files<'a> {
         self.staged.push((name.to_owned(), staged));
         self.outcomes.push((word, name.to_owned()));
         Ok(temporary)
+    }
+
+    /// A name that nothing has yet: what was written by hand once must not be lost the second time.
+    fn name_for_old(&self, name: &str) -> Result<String, String> {
+        let numbered = (2..=99).map(|number| format!("{name}.old{number}"));
+        for old in iter::once(format!("{name}.old")).chain(numbered) {
+            if !self.folder.has(&old)? {
+                return Ok(old);
+            }
+        }
+        Err(format!(
+            "there are too many files named {name}.old… in {}: delete those that are not needed any more",
+            self.folder.path().display()
+        ))
     }
 
     /// Gives all of them their names; says of each file what became of it.
@@ -515,7 +566,11 @@ impl<'a> Files<'a> {
 fn load(path: &Path, clock: &Clock) -> Result<Config, String> {
     let loaded = turn_relay::config::load(path, clock.wall());
     loaded.config.ok_or_else(|| {
-        format!("{} cannot be used as it is:\n  {}", path.display(), loaded.errors.join("\n  "))
+        format!(
+            "{} cannot be used as it is:\n  {}",
+            path.display(),
+            loaded.errors.join("\n  ")
+        )
     })
 }
 
@@ -542,10 +597,10 @@ fn server_name(text: &str) -> Result<ServerName, String> {
         Some((domain, port)) => (domain, Some(port)),
         None => (text, None),
     };
+    host_name(domain)?;
     if port.is_some_and(|port| port.parse::<u16>().is_err() || port.starts_with('+')) {
         return Err("what is after the colon is no port".to_owned());
     }
-    host_name(domain)?;
     Ok(ServerName {
         name: text.to_owned(),
         domain: domain.to_ascii_lowercase(),
@@ -556,12 +611,17 @@ fn server_name(text: &str) -> Result<ServerName, String> {
 fn host_name(text: &str) -> Result<String, String> {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
     // a name whose last word is a number is an address
-    let is_address = text.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
+    let is_address = text
+        .rsplit('.')
+        .next()
+        .is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
     if text.len() <= 253 && text.contains('.') && !is_address && text.split('.').all(is_label) {
         Ok(text.to_ascii_lowercase())
     } else {
@@ -584,8 +644,20 @@ mod tests {
             assert_eq!((name.name.as_str(), name.domain.as_str()), (text, domain));
         }
         for text in [
-            "", "example", "https://example.org", "example.org/", "example.org:", "example.org:x", "example.org:99999",
-            "10.0.0.1", "[::1]:8448", "@alice:example.org", "a..b", "-a.example", "exa mple.org", "a.example\n",
+            "",
+            "example",
+            "https://example.org",
+            "example.org/",
+            "example.org:",
+            "example.org:x",
+            "example.org:99999",
+            "10.0.0.1",
+            "[::1]:8448",
+            "@alice:example.org",
+            "a..b",
+            "-a.example",
+            "exa mple.org",
+            "a.example\n",
         ] {
             assert!(server_name(text).is_err(), "{text:?}");
         }

@@ -47,10 +47,16 @@ impl fmt::Display for Rotated {
             "a new secret is the first of {place}; the old one goes on working, and nothing else in it is different"
         )?;
         if *setup {
-            writeln!(formatter, "{SETUP} has the new one now, wherever the old one was")?;
+            writeln!(
+                formatter,
+                "{SETUP} has the new one now, wherever the old one was"
+            )?;
         }
         writeln!(formatter)?;
-        writeln!(formatter, "  1. reload the relay: systemctl reload nocturne-turn")?;
+        writeln!(
+            formatter,
+            "  1. reload the relay: systemctl reload nocturne-turn"
+        )?;
         let source = if *setup {
             "SETUP.md has it in all snippets"
         } else {
@@ -93,11 +99,18 @@ pub(super) fn rotate(path: &Path, random: &Random, clock: &Clock) -> Result<Rota
             check(&load(&folder, &staged.temporary(), clock)?, &fresh, &config).map_err(|problem| {
                 format!("{shown}: {problem}: put a new secret in front by hand (openssl rand -base64 32)")
             })?;
-            finish(&folder, staged, &config, &fresh, format!("`secrets` of {shown}"))
+            finish(
+                &folder,
+                staged,
+                &config,
+                &fresh,
+                format!("`secrets` of {shown}"),
+            )
         }
         Err(CannotEdit::Absent(_)) => {
-            let file = secrets_file(&text)
-                .ok_or_else(|| format!("{shown} has neither `secrets` nor `secrets_file` as text"))?;
+            let file = secrets_file(&text).ok_or_else(|| {
+                format!("{shown} has neither `secrets` nor `secrets_file` as text")
+            })?;
             in_file(&folder, &file, &config, &fresh)
         }
         Err(problem) => Err(format!(
@@ -107,9 +120,17 @@ pub(super) fn rotate(path: &Path, random: &Random, clock: &Clock) -> Result<Rota
 }
 
 /// The file of `secrets_file`, which may be elsewhere.
-fn in_file(folder: &Folder, file: &str, config: &Config, fresh: &Secret<String>) -> Result<Rotated, String> {
+fn in_file(
+    folder: &Folder,
+    file: &str,
+    config: &Config,
+    fresh: &Secret<String>,
+) -> Result<Rotated, String> {
     let path = std::path::absolute(file).map_err(|error| format!("{file}: {error}"))?;
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+    let (Some(parent), Some(name)) = (
+        path.parent(),
+        path.file_name().and_then(|name| name.to_str()),
+    ) else {
         return Err(format!("{file} is not the name of a file"));
     };
     let place = format!("the list in {}", path.display());
@@ -129,7 +150,12 @@ fn in_file(folder: &Folder, file: &str, config: &Config, fresh: &Secret<String>)
         }
         start += line.len();
     }
-    let edited = Zeroizing::new(format!("{}{}\n{}", &text[..start], fresh.expose(), &text[start..]));
+    let edited = Zeroizing::new(format!(
+        "{}{}\n{}",
+        &text[..start],
+        fresh.expose(),
+        &text[start..]
+    ));
     let staged = holder.stage(name, &edited, SECRET)?;
     finish(folder, staged, config, fresh, place)
 }
@@ -168,7 +194,9 @@ fn finish(
 fn check(edited: &Config, fresh: &Secret<String>, before: &Config) -> Result<(), &'static str> {
     let expected = std::iter::once(fresh).chain(&before.secrets);
     let secrets_are_right = edited.secrets.len() == before.secrets.len() + 1
-        && expected.zip(&edited.secrets).all(|(one, other)| one.expose() == other.expose());
+        && expected
+            .zip(&edited.secrets)
+            .all(|(one, other)| one.expose() == other.expose());
     if secrets_are_right {
         Ok(())
     } else {

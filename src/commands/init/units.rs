@@ -22,7 +22,8 @@ ExecReload=/bin/kill -HUP $MAINPID
 ";
 
 const NO_CAPABILITIES: &str = "AmbientCapabilities=\nCapabilityBoundingSet=\n";
-const CAPABILITIES: &str = "AmbientCapabilities=CAP_NET_BIND_SERVICE\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE\n";
+const CAPABILITIES: &str =
+    "AmbientCapabilities=CAP_NET_BIND_SERVICE\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE\n";
 
 /// Ports that only root may listen on, unless a capability says otherwise.
 const PRIVILEGED: std::ops::Range<u16> = 1..1024;
@@ -46,7 +47,10 @@ fn unit(template: &str, usual: &str, configuration: &Path) -> String {
     let mut unit = template
         .replace(NEW_TYPE, OLD_TYPE)
         .replace(usual, &word(&configuration.display().to_string()));
-    if ["/home", "/root", "/run/user"].iter().any(|home| configuration.starts_with(home)) {
+    if ["/home", "/root", "/run/user"]
+        .iter()
+        .any(|home| configuration.starts_with(home))
+    {
         unit = unit.replace("ProtectHome=yes\n", "ProtectHome=read-only\n");
     }
     unit
@@ -54,7 +58,11 @@ fn unit(template: &str, usual: &str, configuration: &Path) -> String {
 
 /// A word of a command line as systemd reads it.
 fn word(text: &str) -> String {
-    let text = text.replace('\\', r"\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
+    let text = text
+        .replace('\\', r"\\")
+        .replace('"', "\\\"")
+        .replace('%', "%%")
+        .replace('$', "$$");
     if text.contains([' ', '\'', '"', ';']) {
         format!("\"{text}\"")
     } else {
@@ -69,14 +77,18 @@ mod tests {
     #[test]
     fn the_units_are_for_every_systemd_and_this_folder() {
         let push = push(Path::new("/srv/my files/push-gateway.yaml"));
-        let line = "ExecStart=/usr/local/bin/nocturne push --config \"/srv/my files/push-gateway.yaml\"\n";
+        let line =
+            "ExecStart=/usr/local/bin/nocturne push --config \"/srv/my files/push-gateway.yaml\"\n";
         assert!(push.contains(line), "{push}");
         let turn = turn(Path::new("/srv/100%/turn-relay.yaml"), [3478].into_iter());
         let line = "ExecStart=/usr/local/bin/nocturne turn --config /srv/100%%/turn-relay.yaml\n";
         assert!(turn.contains(line), "{turn}");
         for unit in [push, turn] {
             assert!(!unit.contains("notify-reload"), "{unit}");
-            assert!(unit.contains("\nType=notify\nExecReload=/bin/kill -HUP $MAINPID\n"), "{unit}");
+            assert!(
+                unit.contains("\nType=notify\nExecReload=/bin/kill -HUP $MAINPID\n"),
+                "{unit}"
+            );
             assert!(unit.contains(NO_CAPABILITIES), "{unit}");
             assert!(unit.contains("ProtectHome=yes"), "{unit}");
         }

@@ -112,10 +112,13 @@ fn whitelist(facts: &Facts<'_>) -> String {
     if private.is_empty() {
         return String::new();
     }
-    let lines = private.iter().fold(String::from("ip_range_whitelist:\n"), |mut lines, address| {
-        let _ = writeln!(lines, "  - {}", quoted(&address.to_string()));
-        lines
-    });
+    let lines = private.iter().fold(
+        String::from("ip_range_whitelist:\n"),
+        |mut lines, address| {
+            let _ = writeln!(lines, "  - {}", quoted(&address.to_string()));
+            lines
+        },
+    );
     format!(
         "\
 ### Notifications to a private address

@@ -22,7 +22,9 @@ pub(super) fn dns(facts: &Facts<'_>) -> String {
 
 pub(super) fn firewall(facts: &Facts<'_>) -> String {
     let config = facts.is.turn;
-    let ports = |addresses: &[SocketAddr]| -> BTreeSet<u16> { addresses.iter().map(SocketAddr::port).collect() };
+    let ports = |addresses: &[SocketAddr]| -> BTreeSet<u16> {
+        addresses.iter().map(SocketAddr::port).collect()
+    };
     let udp = ports(&config.listen.udp);
     let mut tcp = ports(&config.listen.tcp);
     tcp.extend(ports(&config.listen.tls));
@@ -30,18 +32,25 @@ pub(super) fn firewall(facts: &Facts<'_>) -> String {
         tcp.insert(TLS_PORT);
     }
     let (first, last) = config.relay.ports.clone().into_inner();
-    let list = |ports: &BTreeSet<u16>| {
+    let listed = |ports: &BTreeSet<u16>| {
         let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
         ports.join(", ")
     };
     let mut nft = String::from("table inet filter {\n    chain input {\n");
-    let mut all_udp = list(&udp);
+    let mut all_udp = listed(&udp);
     if !all_udp.is_empty() {
         all_udp += ", ";
     }
-    let _ = writeln!(nft, "        udp dport {{ {all_udp}{first}-{last} }} accept comment \"Nocturne\"");
+    let _ = writeln!(
+        nft,
+        "        udp dport {{ {all_udp}{first}-{last} }} accept comment \"Nocturne\""
+    );
     if !tcp.is_empty() {
-        let _ = writeln!(nft, "        tcp dport {{ {} }} accept comment \"Nocturne\"", list(&tcp));
+        let _ = writeln!(
+            nft,
+            "        tcp dport {{ {} }} accept comment \"Nocturne\"",
+            listed(&tcp)
+        );
     }
     nft += "    }\n}\n";
     let mut ufw = String::new();
@@ -53,7 +62,11 @@ pub(super) fn firewall(facts: &Facts<'_>) -> String {
         let _ = writeln!(ufw, "sudo ufw allow {port}/tcp comment Nocturne");
     }
     let nat = if facts.is_behind_nat() {
-        let locals: Vec<_> = facts.private_addresses().iter().map(ToString::to_string).collect();
+        let locals: Vec<_> = facts
+            .private_addresses()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         format!(
             "This host is behind a NAT: the router has to pass the same ports on to {}, each to the same port there.\n\n",
             locals.join(" and ")
@@ -74,8 +87,8 @@ Put the two lines into the chain that filters what comes in, before what drops t
 {nft}### With ufw
 
 {ufw}",
-        udp = list(&udp),
-        tcp = list(&tcp),
+        udp = listed(&udp),
+        tcp = listed(&tcp),
         nft = block("nft", &nft),
         ufw = block("sh", &ufw)
     )
@@ -109,7 +122,7 @@ sudo systemctl enable --now nocturne-push nocturne-turn
         "\
 ## 3. Start the services
 
-They get a user of their own, who alone can read the configurations. `check` says what is amiss, and then everything there is to say about the rest.{tls}
+They get a user of their own, who alone can read the configurations. `check` says what is amiss, and then everything there is to say about the rest.{tls} If coturn runs on this machine, it has the same ports: `sudo systemctl disable --now coturn` first.
 
 {}`systemctl status nocturne-turn` and `journalctl -u nocturne-turn` show how they are; neither log names anybody.
 

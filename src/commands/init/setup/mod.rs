@@ -5,11 +5,11 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
 };
 
-use turn_relay::config::Config;
+use turn_relay::config::{Config, Listen};
 use zeroize::Zeroizing;
 
 use super::{configuration::quoted, find::Homeserver};
@@ -115,8 +115,18 @@ pub(super) fn with_another_secret(text: &str, old: &str, new: &str) -> Option<Ze
 impl<'a> Facts<'a> {
     fn of(installation: &'a Installation<'a>) -> Self {
         let config = installation.turn;
-        let mut uris: Vec<_> = config.credentials.uris.iter().filter_map(|text| Uri::parse(text)).collect();
-        let host = uris.first().map_or_else(|| config.realm.clone(), |uri| uri.host.clone());
+        let mut uris: Vec<_> = config
+            .credentials
+            .uris
+            .iter()
+            .filter_map(|text| Uri::parse(text))
+            .collect();
+        if uris.is_empty() {
+            uris = uris_at(&format!("turn.{}", installation.domain), &config.listen);
+        }
+        let host = uris
+            .first()
+            .map_or_else(|| config.realm.clone(), |uri| uri.host.clone());
         if config.tls.is_none() && uris.iter().all(|uri| uri.transport != Transport::Tls) {
             let tls = Uri::parse(&format!("turns:{host}:{TLS_PORT}?transport=tcp"));
             uris.splice(..0, tls);
@@ -204,8 +214,28 @@ impl Uri {
     }
 }
 
+/// For a relay whose realm is no host name.
+fn uris_at(host: &str, listen: &Listen) -> Vec<Uri> {
+    [
+        ("turns", &listen.tls, "tcp"),
+        ("turn", &listen.udp, "udp"),
+        ("turn", &listen.tcp, "tcp"),
+    ]
+    .into_iter()
+    .filter_map(|(scheme, addresses, transport)| {
+        let port = addresses.first()?.port();
+        Uri::parse(&format!("{scheme}:{host}:{port}?transport={transport}"))
+    })
+    .collect()
+}
+
 fn head(facts: &Facts<'_>) -> String {
-    let told: Vec<_> = facts.is.addresses.iter().map(|(_, told)| told.to_string()).collect();
+    let told: Vec<_> = facts
+        .is
+        .addresses
+        .iter()
+        .map(|(_, told)| told.to_string())
+        .collect();
     let public = facts.is.homeserver.public.as_str().trim_end_matches('/');
     let nearest = facts.is.homeserver.nearest().as_str().trim_end_matches('/');
     let assumed = if facts.is.homeserver.is_found {
@@ -285,7 +315,12 @@ A new secret is then in front of the list in `turn-relay.yaml`, and the old one 
 
 /// For how many hours a credential may be good that was signed with a secret.
 pub(super) fn hours(config: &Config) -> u64 {
-    config.credentials.ttl.as_secs().div_ceil(3600).max(LIFETIME_HOURS)
+    config
+        .credentials
+        .ttl
+        .as_secs()
+        .div_ceil(3600)
+        .max(LIFETIME_HOURS)
 }
 
 /// A fenced block.
@@ -296,9 +331,9 @@ fn block(language: &str, text: &str) -> String {
 /// The same place as a program on this machine reaches it.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
-        ip => ip,
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     };
     SocketAddr::new(ip, address.port())
 }
@@ -320,10 +355,30 @@ mod tests {
     #[test]
     fn uris_are_taken_apart() {
         for (text, host, port, transport) in [
-            ("turns:turn.example.org:443?transport=tcp", "turn.example.org", 443, Transport::Tls),
-            ("turns:turn.example.org", "turn.example.org", 5349, Transport::Tls),
-            ("turn:turn.example.org:3478?transport=udp", "turn.example.org", 3478, Transport::Udp),
-            ("turn:turn.example.org?transport=tcp", "turn.example.org", 3478, Transport::Tcp),
+            (
+                "turns:turn.example.org:443?transport=tcp",
+                "turn.example.org",
+                443,
+                Transport::Tls,
+            ),
+            (
+                "turns:turn.example.org",
+                "turn.example.org",
+                5349,
+                Transport::Tls,
+            ),
+            (
+                "turn:turn.example.org:3478?transport=udp",
+                "turn.example.org",
+                3478,
+                Transport::Udp,
+            ),
+            (
+                "turn:turn.example.org?transport=tcp",
+                "turn.example.org",
+                3478,
+                Transport::Tcp,
+            ),
             ("turn:[2001:db8::7]", "[2001:db8::7]", 3478, Transport::Udp),
             ("turn:[2001:db8::7]:99", "[2001:db8::7]", 99, Transport::Udp),
         ] {
@@ -353,11 +408,19 @@ mod tests {
     #[test]
     fn a_new_secret_takes_the_place_of_the_old_one() {
         for old in ["a plain secret, long enough", "it's \"long\" enough \\"] {
-            let text = format!("a: {}\nb = {};\nc={} d\nrest\n", quoted(old), others::lua(old), shell(old));
+            let text = format!(
+                "a: {}\nb = {};\nc={} d\nrest\n",
+                quoted(old),
+                others::lua(old),
+                shell(old)
+            );
             let changed = with_another_secret(&text, old, "new").expect("it is there");
             assert_eq!(*changed, "a: \"new\"\nb = \"new\";\nc=new d\nrest\n");
         }
-        assert_eq!(with_another_secret("nothing", "a plain secret, long enough", "new"), None);
+        assert_eq!(
+            with_another_secret("nothing", "a plain secret, long enough", "new"),
+            None
+        );
         assert_eq!(with_another_secret("an \"a\" and a", "a", "new"), None);
     }
 }

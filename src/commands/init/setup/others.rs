@@ -41,7 +41,12 @@ fn live_kit(facts: &Facts<'_>) -> String {
             quoted(facts.secret)
         );
     }
-    let told: Vec<_> = facts.is.addresses.iter().map(|(_, told)| quoted(&told.to_string())).collect();
+    let told: Vec<_> = facts
+        .is
+        .addresses
+        .iter()
+        .map(|(_, told)| quoted(&told.to_string()))
+        .collect();
     let (first, last) = facts.is.turn.relay.ports.clone().into_inner();
     format!(
         "\
@@ -65,7 +70,10 @@ fn nextcloud(facts: &Facts<'_>) -> String {
     let mut text = String::new();
     if let Some(uri) = facts.uri(Transport::Udp) {
         let place = place(uri);
-        let protocols = if facts.uri(Transport::Tcp).is_some_and(|tcp| tcp.port == uri.port) {
+        let protocols = if facts
+            .uri(Transport::Tcp)
+            .is_some_and(|tcp| tcp.port == uri.port)
+        {
             "udp,tcp"
         } else {
             "udp"
@@ -77,9 +85,16 @@ fn nextcloud(facts: &Facts<'_>) -> String {
         );
     }
     if let Some(uri) = facts.uri(Transport::Tls) {
-        let _ = writeln!(text, "{occ} talk:turn:add --secret={secret} turns {} tcp", place(uri));
+        let _ = writeln!(
+            text,
+            "{occ} talk:turn:add --secret={secret} turns {} tcp",
+            place(uri)
+        );
     }
-    format!("## Nextcloud Talk\n\nIn Nextcloud's folder:\n\n{}", block("sh", &text))
+    format!(
+        "## Nextcloud Talk\n\nIn Nextcloud's folder:\n\n{}",
+        block("sh", &text)
+    )
 }
 
 fn jitsi(facts: &Facts<'_>) -> String {
@@ -111,16 +126,19 @@ fn jitsi(facts: &Facts<'_>) -> String {
         );
     }
     text += "};\n";
-    let stun = facts.uri(Transport::Udp).map(place).unwrap_or_default();
+    let stun = facts.uri(Transport::Udp).map_or_else(String::new, |uri| {
+        format!(
+            "and in `config.js` let `p2p.stunServers` name `stun:{}` instead of Jitsi's own.\n\n",
+            place(uri)
+        )
+    });
     format!(
         "\
 ## Jitsi Meet
 
 Into Prosody's configuration for it, `/etc/prosody/conf.avail/….cfg.lua`, in the place of the two entries that are there:
 
-{}and in `config.js` let `p2p.stunServers` name `stun:{stun}` instead of Jitsi's own.
-
-",
+{}{stun}",
         block("lua", &text)
     )
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Facts, block};
+use crate::commands::init::configuration::quoted;
 
 /// Where clients ask for TURN credentials, old ones and new ones.
 const CREDENTIALS: [&str; 5] = [
@@ -19,13 +20,30 @@ const REST: &str = "/turn/credentials";
 
 pub(super) fn section(facts: &Facts<'_>) -> String {
     let host = &facts.matrix_host;
+    let first = if facts.is.turn.credentials.homeserver.is_some() {
+        String::new()
+    } else {
+        let homeserver = facts
+            .is
+            .homeserver
+            .nearest()
+            .as_str()
+            .trim_end_matches('/')
+            .to_owned();
+        let lines = format!("credentials:\n  homeserver: {}\n", quoted(&homeserver));
+        format!(
+            "`turn-relay.yaml` does not say yet whose users get credentials. Add, and then `sudo systemctl reload \
+             nocturne-turn`:\n\n{}",
+            block("yaml", &lines)
+        )
+    };
     format!(
         "\
 ## 5. Reverse proxy: who answers which path
 
 Everything stays with the homeserver but three things, under the same name `{host}`: `{NOTIFY}` is where homeservers post notifications, `{KEYS}` has the public key for apps that seal their pushkeys, and `…/voip/turnServer` is where clients ask for TURN credentials. Nocturne answers that one in the homeserver's place, and no Matrix ID is in what it hands out.
 
-### With nginx
+{first}### With nginx
 
 Into the `server` block of `{host}`; where in it does not matter. Then `sudo nginx -t && sudo systemctl reload nginx`.
 
