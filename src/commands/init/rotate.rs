@@ -190,7 +190,7 @@ fn finish(
     })
 }
 
-/// Whether nothing but the list of secrets became another.
+/// Whether the list of secrets is the old one with the fresh one in front.
 fn check(edited: &Config, fresh: &Secret<String>, before: &Config) -> Result<(), &'static str> {
     let expected = std::iter::once(fresh).chain(&before.secrets);
     let secrets_are_right = edited.secrets.len() == before.secrets.len() + 1
