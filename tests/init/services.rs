@@ -2,8 +2,9 @@
 
 use std::{
     fs::File,
+    io::{BufRead as _, BufReader},
     net::{SocketAddr, UdpSocket},
-    process::{Child, Command},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -12,6 +13,7 @@ use crate::{
     client::Client,
     folder::{Folder, nocturne},
     process::{Process, free_address},
+    programs::program,
     proxies::get,
 };
 
@@ -148,4 +150,45 @@ async fn both_services_start_with_what_was_written() {
     assert_eq!(keys.json()["keys"].as_array().map(Vec::len), Some(1));
     let discovery = get(gateway, "/_matrix/push/v1/notify").await;
     assert_eq!(discovery.json()["unifiedpush"]["gateway"], "matrix");
+}
+
+/// Nothing is changed in the files, so that the usual ports are asked for: in a network of their own, where
+/// they are free.
+#[test]
+fn both_services_start_with_every_byte_that_was_written() {
+    let Some(unshare) = program("unshare", "util-linux") else {
+        return;
+    };
+    let folder = Folder::made();
+    for (subcommand, file, listening) in [
+        ("turn", "turn-relay.yaml", "0.0.0.0:3478"),
+        ("push", "push-gateway.yaml", "127.0.0.1:5000"),
+    ] {
+        let line = format!(
+            "ip link set lo up && exec {} {subcommand} --config {}",
+            env!("CARGO_BIN_EXE_nocturne"),
+            folder.file(file).display()
+        );
+        let mut child = Command::new(&unshare)
+            .args(["--user", "--map-root-user", "--net", "sh", "-c", &line])
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut said = Vec::new();
+        let is_up = stderr.lines().map_while(Result::ok).any(|line| {
+            said.push(line);
+            said.last().is_some_and(|line| {
+                line.contains("\"listening\"") && line.contains(&format!("\"{listening}\""))
+            })
+        });
+        let _ = child.kill();
+        let _ = child.wait();
+        let said = said.join("\n");
+        if !is_up && !said.contains('{') {
+            eprintln!("skipped: no network of its own can be had here: {said}");
+            return;
+        }
+        assert!(is_up, "{subcommand}:\n{said}");
+    }
 }
