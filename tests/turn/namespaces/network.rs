@@ -92,7 +92,7 @@ impl Namespace {
         for rule in rules.lines() {
             let arguments: Vec<_> = rule.split_whitespace().collect();
             if let Err(problem) = self.inside(|| run("iptables", &arguments, "")) {
-                println!("skipped: {problem}");
+                eprintln!("skipped: {problem}");
                 return false;
             }
         }
@@ -165,7 +165,7 @@ impl Network {
                 Some(Self { internet })
             }
             Err(problem) => {
-                println!("skipped: network namespaces need root and Linux with veth: {problem}");
+                eprintln!("skipped: network namespaces need root and Linux with veth: {problem}");
                 None
             }
         }
