@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use crate::read;
 
-const MANIFESTS: [&str; 10] = [
+const MANIFESTS: [&str; 11] = [
     "Cargo.toml",
     "bench/Cargo.toml",
     "bench/credentials/Cargo.toml",
+    "bench/turn/Cargo.toml",
     "push-gateway/Cargo.toml",
     "shared/Cargo.toml",
     "shared/address-policy/Cargo.toml",
@@ -45,6 +46,7 @@ fn every_manifest_takes_its_dependencies_from_the_workspace() {
             "[dependencies]",
             "[dev-dependencies]",
             "[build-dependencies]",
+            "[target.'cfg(target_os = \"linux\")'.dependencies]",
         ] {
             for line in section(&manifest, heading) {
                 assert!(line.ends_with(".workspace = true"), "{path}: {line}");

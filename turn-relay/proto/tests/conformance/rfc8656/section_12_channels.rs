@@ -201,9 +201,11 @@ fn a_denied_peer_gets_403() {
 #[test]
 fn port_0_is_no_peer() {
     let mut world = World::new();
-    let (mut client, _) = Client::allocated(&mut world, "alice");
-    let answer = client.bind(&mut world, 0x4000, socket("198.51.100.1:0"));
-    assert!(matches!(answer.code(), Some(400 | 403)), "{answer:?}");
+    let (mut client, relayed) = Client::allocated(&mut world, "alice");
+    for ip in [[198, 51, 100, 1].into(), relayed.ip()] {
+        let answer = client.bind(&mut world, 0x4000, SocketAddr::new(ip, 0));
+        assert!(matches!(answer.code(), Some(400 | 403)), "{answer:?}");
+    }
 }
 
 #[test]
