@@ -199,7 +199,7 @@ impl Bench {
         best.context("it was done at least once")
     }
 
-    /// Sends packets one way across a stage.
+    /// Sends packets one way across a stage; again, if strangers disturb it.
     fn deliver(
         &self,
         stages: &mut [Stage],
@@ -207,10 +207,23 @@ impl Bench {
         way: Way,
         offer: Offer,
     ) -> Result<(Delivered, Used)> {
-        self.watch(stages, number, |stage| {
-            let flows = stage.flows(way);
-            traffic::run(stage.ends(way), &flows, offer, &self.relays.clock)
-        })
+        self.watch(stages, number, |stage| self.send(stage, way, offer))
+    }
+
+    /// Sends packets one way across a stage.
+    fn deliver_once(
+        &self,
+        stages: &mut [Stage],
+        number: usize,
+        way: Way,
+        offer: Offer,
+    ) -> Result<(Delivered, Used)> {
+        self.watch_once(stages, number, |stage| self.send(stage, way, offer))
+    }
+
+    fn send(&self, stage: &mut Stage, way: Way, offer: Offer) -> Result<Delivered> {
+        let flows = stage.flows(way);
+        traffic::run(stage.ends(way), &flows, offer, &self.relays.clock)
     }
 
     fn usage<T: Contender>(&self, contenders: &[T], number: usize) -> Usage {

@@ -75,7 +75,7 @@ fn highest(
         };
         let mut verdict = Verdict::Lossy;
         for _ in 0..TRIES {
-            let (delivered, used) = bench.deliver(stages, number, way, offer)?;
+            let (delivered, used) = bench.deliver_once(stages, number, way, offer)?;
             let whole = delivered.loss() <= LOSSY;
             if whole && delivered.rate() > fastest.value {
                 fastest = used.sample(delivered.rate());
