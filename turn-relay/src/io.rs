@@ -1,7 +1,7 @@
 //! Sockets: how bytes come in and go out.
 //!
 //! Nothing in here knows STUN, allocations or permissions: that is the core's. What is to be done with sockets stands
-//! in the core's effects, which [`worker`](crate::worker) carries out with what is here.
+//! in the core's effects, which the worker carries out with what is here.
 
 pub mod connections;
 pub mod datagrams;
