@@ -118,19 +118,19 @@ fn all_users_together_have_so_many_allocations() {
 
 #[test]
 fn ports_are_given_back_and_when_there_are_none_the_answer_is_508() {
-    let relay = Relay::start(&json!({"relay": {"ports": "31000-31003"}}));
-    let mut clients: Vec<_> = Vec::new();
-    // somebody else on this host may have some of them
-    let code = loop {
-        let mut client = relay.udp_client();
-        match client.ask(ALLOCATE, &[udp_transport()]).code() {
-            None => clients.push(client),
-            Some(code) => break code,
-        }
-        assert!(clients.len() <= 4);
-    };
-    assert_eq!(code, 508);
-    assert!(!clients.is_empty(), "all four ports are somebody else's");
+    // nobody else on this machine has the address
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let address = std::net::Ipv4Addr::from([127, 55, high, low]);
+    let relay = Relay::start(&json!({"relay": {
+        "addresses": [address],
+        "ports": "31000-31003",
+    }}));
+    let mut clients: Vec<_> = (0..4).map(|_| relay.udp_client()).collect();
+    let mut relayed: Vec<_> = clients.iter_mut().map(Client::allocate).collect();
+    relayed.sort_unstable();
+    let all: Vec<_> = (31000..=31003).map(|port| (address, port).into()).collect();
+    assert_eq!(relayed, all);
+    assert_eq!(relay.udp_client().refused_allocation(), 508);
     assert!(relay.metric("quota_hits_total", "ports") >= 1);
     assert_eq!(clients.pop().unwrap().refresh(0), Ok(0));
     relay.udp_client().allocate();

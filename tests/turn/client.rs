@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    io::ErrorKind,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     time::Duration,
 };
@@ -252,6 +253,7 @@ impl Client {
     }
 
     /// Asks, and again with what the relay wants in an authentic request; the last answer.
+    #[track_caller]
     pub(crate) fn ask(&mut self, method: u16, attributes: &[Attribute]) -> Answer {
         let answer = self.ask_once(method, attributes);
         let nonce = answer.value(NONCE);
@@ -269,6 +271,7 @@ impl Client {
         self.ask_once(method, attributes)
     }
 
+    #[track_caller]
     fn ask_once(&mut self, method: u16, attributes: &[Attribute]) -> Answer {
         let request = self.request(method, attributes);
         let answer = self
@@ -315,10 +318,12 @@ impl Client {
     }
 
     /// Makes an allocation; its relayed address.
+    #[track_caller]
     pub(crate) fn allocate(&mut self) -> SocketAddr {
         self.allocate_with(&[udp_transport()])
     }
 
+    #[track_caller]
     pub(crate) fn allocate_with(&mut self, attributes: &[Attribute]) -> SocketAddr {
         let answer = self.ask(ALLOCATE, attributes);
         assert_eq!(answer.code(), None, "no allocation");
@@ -326,12 +331,14 @@ impl Client {
     }
 
     /// The error code of an Allocate request that is refused.
+    #[track_caller]
     pub(crate) fn refused_allocation(&mut self) -> u16 {
         let answer = self.ask(ALLOCATE, &[udp_transport()]);
         answer.code().expect("it is refused")
     }
 
     /// Refreshes the allocation; the lifetime that it has then.
+    #[track_caller]
     pub(crate) fn refresh(&mut self, seconds: u32) -> Result<u32, u16> {
         let answer = self.ask(REFRESH, &[lifetime(seconds)]);
         if let Some(code) = answer.code() {
@@ -342,11 +349,13 @@ impl Client {
     }
 
     /// The error code of a CreatePermission request; none: it is granted.
+    #[track_caller]
     pub(crate) fn permit(&mut self, address: impl Into<IpAddr>) -> Option<u16> {
         self.ask(CREATE_PERMISSION, &[peer_ip(address)]).code()
     }
 
     /// The error code of a ChannelBind request; none: it is granted.
+    #[track_caller]
     pub(crate) fn bind(&mut self, number: u16, address: SocketAddr) -> Option<u16> {
         self.ask(CHANNEL_BIND, &[channel(number), peer(address)])
             .code()
@@ -375,12 +384,14 @@ impl Client {
     }
 
     /// The next relayed data, which must come.
+    #[track_caller]
     pub(crate) fn relayed(&mut self) -> Relayed {
         self.relayed_within(PATIENCE)
             .expect("relayed data comes to the client")
     }
 
     /// That no relayed data comes.
+    #[track_caller]
     pub(crate) fn assert_silence(&mut self) {
         assert_eq!(self.relayed_within(SILENCE), None);
     }
@@ -397,6 +408,7 @@ impl Client {
     }
 
     /// The next indication of a method, which must come.
+    #[track_caller]
     pub(crate) fn indication(&mut self, method: u16) -> Answer {
         let deadline = now() + PATIENCE;
         loop {
@@ -437,6 +449,7 @@ fn is_answer_to(bytes: &[u8], id: TransactionId) -> bool {
             == id
 }
 
+#[track_caller]
 fn relayed(bytes: &[u8]) -> Option<Relayed> {
     if let [first @ 64..=79, second, high, low, payload @ ..] = bytes {
         let len = usize::from(u16::from_be_bytes([*high, *low]));
@@ -512,12 +525,14 @@ impl Peer {
     }
 
     /// The next datagram, which must come, and who sent it.
+    #[track_caller]
     pub(crate) fn receive(&self) -> (Vec<u8>, SocketAddr) {
         self.receive_within(PATIENCE)
             .expect("relayed data comes to the peer")
     }
 
     /// That nothing comes.
+    #[track_caller]
     pub(crate) fn assert_silence(&self) {
         assert_eq!(self.receive_within(SILENCE), None);
     }
@@ -525,7 +540,15 @@ impl Peer {
     pub(crate) fn receive_within(&self, within: Duration) -> Option<(Vec<u8>, SocketAddr)> {
         self.0.set_read_timeout(Some(within)).unwrap();
         let mut buffer = vec![0; 65_536];
-        let (len, from) = self.0.recv_from(&mut buffer).ok()?;
+        let (len, from) = loop {
+            match self.0.recv_from(&mut buffer) {
+                Ok(received) => break received,
+                // the system interrupts a process that starts others
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                Err(error) => panic!("{error}"),
+            }
+        };
         buffer.truncate(len);
         Some((buffer, from))
     }

@@ -2,11 +2,11 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -55,7 +55,6 @@ impl Place {
 /// A running relay. Dropped: killed.
 pub(crate) struct Relay {
     child: Child,
-    log: Arc<Mutex<String>>,
     config: Value,
     folder: TempDir,
     authority: Authority,
@@ -164,21 +163,10 @@ impl Setup {
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = self.place.inside(|| command.spawn()).unwrap();
-        let log = Arc::new(Mutex::new(String::new()));
-        let written = Arc::clone(&log);
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        thread::spawn(move || {
-            for line in stderr.split(b'\n').map_while(Result::ok) {
-                let mut log = written.lock().unwrap();
-                log.push_str(&String::from_utf8_lossy(&line));
-                log.push('\n');
-            }
-        });
+            .stderr(fs::File::create(self.folder.path().join(LOG)).unwrap());
+        let child = self.place.inside(|| command.spawn()).unwrap();
         Relay {
             child,
-            log,
             config: self.config,
             folder: self.folder,
             authority: self.authority,
@@ -300,6 +288,7 @@ impl Relay {
     }
 
     /// That as many packets as this went no further for this reason, now or soon.
+    #[track_caller]
     pub(crate) fn assert_dropped(&self, reason: &str, count: u64) {
         let reached = eventually(|| self.dropped(reason) >= count);
         assert!(
@@ -316,10 +305,12 @@ impl Relay {
 
     /// Everything that it has written so far.
     pub(crate) fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
+        let bytes = fs::read(self.folder.path().join(LOG)).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// That it writes this, now or soon.
+    #[track_caller]
     pub(crate) fn assert_says(&self, text: &str) {
         let said = eventually(|| self.log().contains(text));
         assert!(said, "it does not say {text:?}:\n{}", self.log());
@@ -336,6 +327,7 @@ impl Relay {
     }
 
     /// Reloads the configuration with `more` in it, which must be accepted.
+    #[track_caller]
     pub(crate) fn reload(&mut self, more: &Value) {
         let before = self.metric("reloads_total", "");
         self.write_config(more);
@@ -370,13 +362,12 @@ impl Relay {
         self.child.try_wait().unwrap()
     }
 
-    /// Waits until it has ended, and all that it said is in the log.
+    /// Waits until it has ended.
+    #[track_caller]
     pub(crate) fn ended(&mut self) -> ExitStatus {
         let deadline = now() + PATIENCE;
         loop {
             if let Some(status) = self.has_ended() {
-                // the thread that reads its output has the last reference but this one until it has read all
-                assert!(eventually(|| Arc::strong_count(&self.log) == 1));
                 return status;
             }
             assert!(now() < deadline, "the relay does not end:\n{}", self.log());
@@ -420,6 +411,13 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        if thread::panicking()
+            && let Some((_, metrics)) = self.try_get("/metrics")
+        {
+            let counted = |line: &&str| !line.starts_with('#') && !line.ends_with(" 0");
+            let counts: Vec<_> = metrics.lines().filter(counted).collect();
+            eprintln!("--- what the relay counted ---\n{}", counts.join("\n"));
+        }
         // it may have ended by itself
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -435,6 +433,7 @@ impl Drop for Relay {
 }
 
 const FILE: &str = "turn-relay.yaml";
+const LOG: &str = "log";
 pub(crate) const CERTIFICATE: &str = "certificate.pem";
 pub(crate) const KEY: &str = "key.pem";
 

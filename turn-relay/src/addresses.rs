@@ -86,8 +86,17 @@ fn of_default_routes() -> Vec<IpAddr> {
     FAR_AWAY
         .into_iter()
         .filter_map(|destination| source_address(destination).ok())
-        .filter(|address| !address.is_unspecified() && !address.is_loopback())
+        .filter(|address| leads_here_from_afar(*address))
         .collect()
+}
+
+/// A host with a route and no address for it sends from a link-local one, or from loopback.
+fn leads_here_from_afar(address: IpAddr) -> bool {
+    let is_link_local = match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    !address.is_unspecified() && !address.is_loopback() && !is_link_local
 }
 
 /// The root name server A, as anything that nothing but a default route leads to. Addresses for
@@ -259,6 +268,23 @@ mod tests {
             "`relay.external` has 10.0.0.6, and the addresses that this host sends from are 10.0.0.5, fd00::5: set \
              `relay.addresses`"
         );
+    }
+
+    #[test]
+    fn addresses_that_mean_nothing_elsewhere_are_not_found() {
+        for text in [
+            "0.0.0.0",
+            "127.0.0.1",
+            "169.254.3.4",
+            "::",
+            "::1",
+            "fe80::1",
+        ] {
+            assert!(!leads_here_from_afar(ip(text)), "{text}");
+        }
+        for text in ["10.0.0.5", "8.8.8.8", "fd00::5", "2606:4700::1"] {
+            assert!(leads_here_from_afar(ip(text)), "{text}");
+        }
     }
 
     #[test]

@@ -33,6 +33,7 @@ fn client(at: &Host, home: &Host) -> Client {
 }
 
 /// The ICMP attribute that the client is sent: type, code, data, and the peer that it is about.
+#[track_caller]
 fn told(client: &mut Client) -> (u8, u8, u32, SocketAddr) {
     let indication = client.indication(DATA_INDICATION);
     let [0, 0, kind, code, data @ ..] = &indication.value(ICMP).expect("an ICMP attribute")[..]
