@@ -66,17 +66,35 @@ mod linux {
             }
             let label = format!("{}, {burst}, {len}", flows.len());
             print!("{label:<40}");
-            let up = measure(&flows, burst, |flow, payload| {
-                let message = flow.channel.message(payload);
-                flow.client.wire.send(&message).expect("sent");
-            }, |flow| flow.peer.recv(&mut [0; 2_000]).is_ok(), len);
-            let down = measure(&flows, burst, |flow, payload| {
-                flow.peer.send_to(payload, flow.relayed).expect("sent");
-            }, |flow| flow.client.wire.recv(&mut [0; 2_000]).is_ok(), len);
-            let across = measure(&pairs, burst, |pair, payload| {
-                let message = pair.channel.message(payload);
-                pair.one.wire.send(&message).expect("sent");
-            }, |pair| pair.other.wire.recv(&mut [0; 2_000]).is_ok(), len);
+            let up = measure(
+                &flows,
+                burst,
+                |flow, payload| {
+                    let message = flow.channel.message(payload);
+                    flow.client.wire.send(&message).expect("sent");
+                },
+                |flow| flow.peer.recv(&mut [0; 2_000]).is_ok(),
+                len,
+            );
+            let down = measure(
+                &flows,
+                burst,
+                |flow, payload| {
+                    flow.peer.send_to(payload, flow.relayed).expect("sent");
+                },
+                |flow| flow.client.wire.recv(&mut [0; 2_000]).is_ok(),
+                len,
+            );
+            let across = measure(
+                &pairs,
+                burst,
+                |pair, payload| {
+                    let message = pair.channel.message(payload);
+                    pair.one.wire.send(&message).expect("sent");
+                },
+                |pair| pair.other.wire.recv(&mut [0; 2_000]).is_ok(),
+                len,
+            );
             println!("{up:>16}{down:>16}{across:>16}");
         }
     }
@@ -99,7 +117,8 @@ mod linux {
             let mut client = client(relay);
             let relayed = client.allocate();
             let peer = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-            peer.set_read_timeout(Some(Duration::from_secs(1))).expect("not zero");
+            peer.set_read_timeout(Some(Duration::from_secs(1)))
+                .expect("not zero");
             let channel = client.bind(0x4000, peer.local_addr().expect("bound"));
             Self {
                 client,
