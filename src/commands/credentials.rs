@@ -58,9 +58,6 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     }
     let user = arguments.user.as_deref();
     let credential = credentials::by_hand(&settings, user, &clock, &Random::system());
-    say(
-        &mut io::stdout(),
-        &format!("{}\n", credential.to_json().as_str()),
-    );
+    say(&mut io::stdout(), &format!("{}\n", credential.to_json()));
     ExitCode::SUCCESS
 }

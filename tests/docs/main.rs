@@ -17,7 +17,7 @@ mod opaque_push;
 mod snippets;
 
 /// The documents that users read.
-const DOCUMENTS: [&str; 12] = [
+const DOCUMENTS: [&str; 13] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",

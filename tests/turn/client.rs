@@ -334,13 +334,11 @@ impl Client {
     /// Refreshes the allocation; the lifetime that it has then.
     pub(crate) fn refresh(&mut self, seconds: u32) -> Result<u32, u16> {
         let answer = self.ask(REFRESH, &[lifetime(seconds)]);
-        match answer.code() {
-            Some(code) => Err(code),
-            None => {
-                let value = answer.value(LIFETIME).unwrap();
-                Ok(u32::from_be_bytes(value.try_into().unwrap()))
-            }
+        if let Some(code) = answer.code() {
+            return Err(code);
         }
+        let value = answer.value(LIFETIME).unwrap();
+        Ok(u32::from_be_bytes(value.try_into().unwrap()))
     }
 
     /// The error code of a CreatePermission request; none: it is granted.

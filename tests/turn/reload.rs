@@ -51,10 +51,14 @@ fn a_new_secret_is_accepted_and_the_old_one_no_more() {
 
 #[test]
 fn an_allocation_goes_on_through_a_hundred_reloads() {
-    let mut relay = Relay::start(&json!({}));
-    let mut clients: Vec<_> = (0..6)
-        .map(|_| {
-            let mut client = relay.udp_client();
+    let mut relay = Setup::new(&json!({})).with_tls(&[]).start();
+    let kinds = [Relay::udp_client, Relay::tcp_client, Relay::tls_client];
+    let mut clients: Vec<_> = kinds
+        .iter()
+        .cycle()
+        .take(6)
+        .map(|connect| {
+            let mut client = connect(&relay);
             client.allocate();
             let peer = Peer::new();
             assert_eq!(client.bind(0x4000, peer.address()), None);

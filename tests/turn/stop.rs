@@ -8,6 +8,7 @@ use crate::{
     client::{ALLOCATE, Peer, Relayed, udp_transport},
     relay::{Relay, Setup},
     time::{PATIENCE, eventually, now},
+    wire::Received,
 };
 
 fn reasons(relay: &Relay) -> (u16, Value) {
@@ -56,6 +57,36 @@ fn a_stopping_relay_makes_no_allocations_and_ends_with_the_last_one() {
     assert_eq!(second.refresh(0), Ok(0));
     assert_eq!(relay.ended().code(), Some(0), "{}", relay.log());
     assert!(relay.log().contains("no allocation is left"));
+}
+
+#[test]
+fn calls_over_streams_go_on_while_it_stops_and_idle_connections_hold_nothing_up() {
+    let mut relay = Setup::new(&json!({})).with_tls(&[]).start();
+    let mut clients = [relay.tcp_client(), relay.tls_client()];
+    for client in &mut clients {
+        client.allocate();
+    }
+    let idle = [relay.tcp_client(), relay.tls_client()];
+    relay.signal("TERM");
+    assert!(eventually(|| reasons(&relay).0 == 503));
+    // whoever comes now is told so, over streams as well
+    for mut late in [relay.tcp_client(), relay.tls_client()] {
+        assert_eq!(late.refused_allocation(), 508);
+    }
+    for client in &mut clients {
+        let peer = Peer::new();
+        assert_eq!(client.bind(0x4000, peer.address()), None);
+        client.send_on(0x4000, b"there");
+        let (_, relayed) = peer.receive();
+        peer.send(relayed, b"back");
+        assert_eq!(client.relayed(), Relayed::On(0x4000, b"back".to_vec()));
+        assert_eq!(relay.has_ended(), None);
+        assert_eq!(client.refresh(0), Ok(0));
+    }
+    assert_eq!(relay.ended().code(), Some(0), "{}", relay.log());
+    for mut client in idle {
+        assert_eq!(client.wire.receive(PATIENCE), Received::Closed);
+    }
 }
 
 #[test]

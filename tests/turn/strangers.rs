@@ -97,9 +97,9 @@ fn nothing_that_a_stranger_sends_is_answered_with_more_than_3_3_times_as_much() 
         0x7FF,
     ] {
         datagrams.push(request(method, &[]));
-        datagrams.push(request(method, &[unknown.clone()]));
+        datagrams.push(request(method, std::slice::from_ref(&unknown)));
         datagrams.push(request(method, &many_unknown));
-        datagrams.push(request(method, &[username.clone()]));
+        datagrams.push(request(method, std::slice::from_ref(&username)));
     }
     let mut answered = 0;
     for datagram in datagrams {

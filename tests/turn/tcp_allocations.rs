@@ -288,7 +288,7 @@ fn a_megabyte_after_another_goes_through_whole_and_nobody_buffers_what_is_not_re
     let id = try_connect(&mut control, listener.local_addr().unwrap()).unwrap();
     let at_peer = accept(&listener);
     let data = data_connection(&relay, &control, &id);
-    let byte = |index: usize| (index % 251) as u8;
+    let byte = |index: usize| u8::try_from(index % 251).unwrap();
     let before = relay.resident();
     for (from, to) in [(&data, &at_peer), (&at_peer, &data)] {
         thread::scope(|scope| {

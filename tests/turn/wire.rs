@@ -201,7 +201,7 @@ impl<S: Read> Framed<S> {
             socket
                 .set_read_timeout(Some(left.max(Duration::from_millis(1))))
                 .unwrap();
-            let mut buffer = [0; 65_536];
+            let mut buffer = vec![0; 65_536];
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Received::Closed,
                 Ok(len) => self.unread.extend_from_slice(&buffer[..len]),

@@ -194,7 +194,7 @@ mod linux {
                     if !matches!(way, Way::SingleAlone | Way::ReceivedAlone) {
                         assert_eq!(arrived, count, "{}", way.label());
                     }
-                    (after - before).as_nanos() / count as u128
+                    after.saturating_sub(before).as_nanos() / count as u128
                 })
                 .collect();
             times.sort_unstable();

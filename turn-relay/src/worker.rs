@@ -253,8 +253,7 @@ impl<D: Datagrams> Worker<D> {
         }
         let next = [self.server.next_timeout(), self.deadlines.next()];
         let next = next.into_iter().flatten().min()?;
-        let now = now(&self.clock, self.origin).time;
-        Some(next.since(now).min(LONGEST_WAIT))
+        Some(next.since(self.now.time).min(LONGEST_WAIT))
     }
 
     fn read_clock(&mut self) {

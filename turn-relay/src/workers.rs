@@ -114,6 +114,11 @@ impl Workers {
         random: Random,
     ) -> Result<Self, String> {
         let workers = settings.workers.clamp(1, MAX_WORKERS);
+        if let Some(address) = settings.dtls.first() {
+            return Err(format!(
+                "cannot listen on {address}: no DTLS is spoken here"
+            ));
+        }
         let listeners = Listeners::open(&settings, workers)?;
         let mut polls = Vec::with_capacity(workers);
         let mut colleagues = Vec::with_capacity(workers);
@@ -236,8 +241,8 @@ impl Workers {
             .all(|(thread, colleague)| thread.is_alive(now, colleague))
     }
 
-    /// Local addresses in use, as bound (for port 0 the one that the system chose): UDP, TCP, TLS, in the order of the
-    /// settings.
+    /// Local addresses in use, as bound (for port 0 the one that the system chose): UDP, TCP and, with a certificate,
+    /// TLS, in the order of the settings.
     #[must_use]
     pub fn local_addresses(&self) -> &[SocketAddr] {
         &self.local_addresses
@@ -269,7 +274,8 @@ impl Listeners {
                 of_worker.push(socket);
             }
         }
-        for address in settings.tcp.iter().chain(&settings.tls) {
+        let tls = settings.tls_config.as_ref().map(|_| &settings.tls);
+        for address in settings.tcp.iter().chain(tls.into_iter().flatten()) {
             let (address, sockets) = listeners::tcp(*address, workers)?;
             all.addresses.push(address);
             for (of_worker, socket) in all.tcp.iter_mut().zip(sockets) {
@@ -327,4 +333,52 @@ pub struct Connections {
     pub tcp: u64,
     /// Encrypted.
     pub tls: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn thread(work: impl FnOnce() + Send + 'static) -> (Thread, Colleague) {
+        let (_, waker) = poll().expect("possible");
+        let (commands, _) = mpsc::channel();
+        let thread = Thread {
+            handle: Some(thread::spawn(work)),
+            pulse: Arc::default(),
+            asked: AtomicU64::new(0),
+        };
+        let mailbox = Mailbox::new(waker);
+        (thread, Colleague { mailbox, commands })
+    }
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_thread_that_panicked_is_dead() {
+        let (thread, colleague) = thread(|| std::panic::resume_unwind(Box::new("for a test")));
+        while !thread.handle.as_ref().is_some_and(JoinHandle::is_finished) {
+            thread::yield_now();
+        }
+        assert!(!thread.is_alive(SECOND, &colleague));
+    }
+
+    #[test]
+    fn a_thread_that_does_not_answer_is_dead_after_a_while() {
+        let (wake, sleep) = mpsc::channel::<()>();
+        let (thread, colleague) = thread(move || {
+            let _ = sleep.recv();
+        });
+        // this asks for the first time
+        assert!(thread.is_alive(100 * SECOND, &colleague));
+        assert!(thread.is_alive(105 * SECOND, &colleague));
+        assert!(!thread.is_alive(111 * SECOND, &colleague));
+        // it went through its loop after all
+        thread.pulse.beat.store(112 * SECOND, Ordering::Release);
+        assert!(thread.is_alive(113 * SECOND, &colleague));
+        thread.pulse.beat.store(114 * SECOND, Ordering::Release);
+        // it slept, since nobody asked
+        assert!(thread.is_alive(200 * SECOND, &colleague));
+        assert!(!thread.is_alive(300 * SECOND, &colleague));
+        drop(wake);
+    }
 }

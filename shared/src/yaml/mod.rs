@@ -4,11 +4,14 @@
 //! read typed values out of it. Nothing stops at the first problem: each goes to [`Diagnostics`], and
 //! the reader carries on with a default.
 //!
+//! [`prepend`] is the one change that is made to such a file.
+//!
 //! Scalars mean what they mean to `PyYAML` (YAML 1.1), since files written for it are read here too:
 //! `yes` and `off` are booleans, `0644` is octal, `1_000` is a number, and what is in quotes is text.
 
 mod diagnostics;
 mod document;
+mod edit;
 mod file;
 mod scalar;
 mod unit;
@@ -16,6 +19,7 @@ mod view;
 
 pub use diagnostics::{Diagnostics, Severity};
 pub use document::{Node, parse};
+pub use edit::{CannotEdit, prepend};
 pub use file::read;
 pub use scalar::Scalar;
 pub use unit::{parse_duration, parse_size};

@@ -30,7 +30,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
     client::{Client, Peer},
-    time::{PATIENCE, now},
+    time::{PATIENCE, eventually, now},
     wire,
 };
 
@@ -92,7 +92,7 @@ impl Namespace {
         for rule in rules.lines() {
             let arguments: Vec<_> = rule.split_whitespace().collect();
             if let Err(problem) = self.inside(|| run("iptables", &arguments, "")) {
-                println!("skipped: {problem}");
+                eprintln!("skipped: {problem}");
                 return false;
             }
         }
@@ -165,7 +165,7 @@ impl Network {
                 Some(Self { internet })
             }
             Err(problem) => {
-                println!("skipped: network namespaces need root and Linux with veth: {problem}");
+                eprintln!("skipped: network namespaces need root and Linux with veth: {problem}");
                 None
             }
         }
@@ -176,6 +176,7 @@ impl Network {
         let namespace = Namespace::new().unwrap();
         namespace.set("ipv4/icmp_ratelimit", "0");
         namespace.set("ipv6/icmp/ratelimit", "0");
+        namespace.set("ipv6/conf/default/accept_dad", "0");
         namespace.link("eth0", &self.internet, &format!("to{number}"));
         let host = Host {
             namespace,
@@ -193,6 +194,10 @@ impl Network {
              route add default via 2a00:5:{number:x}::1",
             host.v4, host.v6
         ));
+        assert!(
+            eventually(|| host.has_link_local_address()),
+            "the link comes up"
+        );
         host
     }
 
@@ -215,6 +220,13 @@ impl Network {
 }
 
 impl Host {
+    /// Whether it has the address that comes by itself, some time after the link does.
+    fn has_link_local_address(&self) -> bool {
+        let read = || fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap();
+        let addresses = self.namespace.inside(read);
+        addresses.lines().any(|line| line.starts_with("fe80"))
+    }
+
     /// A TURN client over UDP, at the address that its system chooses.
     pub(crate) fn udp_client(&self, relay: impl Into<SocketAddr>) -> Client {
         let relay = relay.into();

@@ -724,9 +724,8 @@ fn allocations_that_come_and_go_leave_nothing_behind() {
     let mut world = World::of(1, config(), 50_000..=50_999, 1);
     let mut clients: Vec<_> = (0..50)
         .map(|number| {
-            let mut client = Client::new(&mut world, &format!("user {number}"));
-            client.challenge(&mut world);
-            client
+            let username = format!("{}:user {number}", world.now.unix_seconds + 1_000_000_000);
+            Client::new(&mut world, "").with_username(&username)
         })
         .collect();
     let mut before = 0;

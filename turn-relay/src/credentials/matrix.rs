@@ -163,8 +163,7 @@ async fn answer(service: &Service, head: &Parts) -> (Outcome, Response) {
     }
     let name = names::of(Who::MatrixUser(&user.id), &state.names);
     let credential = state.issuer.issue(&name, world.clock.unix_seconds());
-    let body = credential.to_json();
-    (Outcome::Issued, json(StatusCode::OK, body.to_string()))
+    (Outcome::Issued, json(StatusCode::OK, credential.to_json()))
 }
 
 /// The access token: in `Authorization`, or in the query, as old clients send it.

@@ -137,7 +137,7 @@ impl Issuer {
 impl Credential {
     /// The body of an answer: `username`, `password`, `ttl` in seconds, `uris`.
     #[must_use]
-    pub fn to_json(&self) -> Zeroizing<String> {
+    pub fn to_json(&self) -> String {
         let Self {
             username,
             password,
@@ -145,10 +145,10 @@ impl Credential {
             uris,
         } = self;
         // A name is base64url and a password base64: there is nothing to escape.
-        Zeroizing::new(format!(
+        format!(
             r#"{{"username":"{username}","password":"{}","ttl":{ttl},"uris":{uris}}}"#,
             password.as_str()
-        ))
+        )
     }
 }
 

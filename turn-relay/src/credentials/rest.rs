@@ -150,8 +150,7 @@ async fn answer(service: &Service, request: Request) -> (Outcome, Response) {
         Some(user) => names::of(Who::UserOfService { key, user }, &state.names),
     };
     let credential = state.issuer.issue(&name, world.clock.unix_seconds());
-    let body = credential.to_json();
-    (Outcome::Issued, json(StatusCode::OK, body.to_string()))
+    (Outcome::Issued, json(StatusCode::OK, credential.to_json()))
 }
 
 /// The body of a POST, if it is a form; empty if there is none.

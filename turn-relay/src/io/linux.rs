@@ -695,3 +695,222 @@ fn next_error(socket: RawFd) -> Queued {
 fn is_too_long(error: &libc::sock_extended_err) -> bool {
     error.ee_errno == libc::EMSGSIZE.cast_unsigned()
 }
+
+#[cfg(test)]
+mod tests {
+    use socket2::{Protocol, Type};
+
+    use super::*;
+
+    fn socket(address: &str, role: Role) -> UdpSocket {
+        let address: SocketAddr = address.parse().expect("an address");
+        let domain = Domain::for_address(address);
+        let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).expect("possible");
+        socket.set_nonblocking(true).expect("possible");
+        LinuxDatagrams::new()
+            .prepare(&socket, role)
+            .expect("possible");
+        socket.bind(&address.into()).expect("a free port");
+        socket.into()
+    }
+
+    fn to(address: SocketAddr) -> Envelope {
+        Envelope {
+            to: address,
+            from: None,
+            traffic_class: 0,
+            dont_fragment: false,
+        }
+    }
+
+    /// Loopback delivers before the send returns.
+    fn receive(socket: &UdpSocket) -> Arena {
+        let mut arena = Arena::new();
+        LinuxDatagrams::new()
+            .receive(socket, &mut arena)
+            .expect("something waits");
+        arena
+    }
+
+    #[test]
+    fn a_datagram_says_where_it_came_from_and_with_which_traffic_class() {
+        for loopback in ["127.0.0.1:0", "[::1]:0"] {
+            let (one, other) = (socket(loopback, Role::Relay), socket(loopback, Role::Relay));
+            let address = other.local_addr().expect("bound");
+            for traffic_class in [0, 0b1011_1001] {
+                let envelope = Envelope {
+                    traffic_class,
+                    ..to(address)
+                };
+                let sent = LinuxDatagrams::new().send(&one, &envelope, &[IoSlice::new(b"hello")]);
+                assert_eq!(sent, 0);
+                let arena = receive(&other);
+                let received = arena.get(0).expect("one came");
+                assert_eq!(received.from, one.local_addr().expect("bound"));
+                assert_eq!(received.traffic_class, traffic_class, "{loopback}");
+                assert_eq!(&arena.memory()[received.range.clone()], b"hello");
+            }
+        }
+    }
+
+    #[test]
+    fn a_socket_on_all_addresses_says_which_and_sends_from_it() {
+        for (all, one) in [("0.0.0.0:0", "127.0.0.3:0"), ("[::]:0", "[::1]:0")] {
+            let listener = socket(all, Role::WildcardListener);
+            let client = socket(one, Role::Listener);
+            let client_address = client.local_addr().expect("bound");
+            let port = listener.local_addr().expect("bound").port();
+            let local = SocketAddr::new(client_address.ip(), port);
+            client.send_to(b"hello", local).expect("sent");
+            assert_eq!(
+                receive(&listener).get(0).expect("one came").to,
+                Some(local.ip())
+            );
+            let envelope = Envelope {
+                from: Some(local.ip()),
+                ..to(client_address)
+            };
+            let hello = IoSlice::new(b"hello");
+            assert_eq!(
+                LinuxDatagrams::new().send(&listener, &envelope, &[hello]),
+                0
+            );
+            assert_eq!(receive(&client).get(0).expect("one came").from, local);
+        }
+    }
+
+    #[test]
+    fn a_run_is_sent_by_one_call_and_received_as_one() {
+        let (one, other) = (
+            socket("127.0.0.1:0", Role::Relay),
+            socket("127.0.0.1:0", Role::Relay),
+        );
+        let address = other.local_addr().expect("bound");
+        let payload = [7; 1_000];
+        let mut run = vec![IoSlice::new(&payload); 20];
+        run.push(IoSlice::new(b"the last"));
+        assert_eq!(LinuxDatagrams::new().send(&one, &to(address), &run), 0);
+        let arena = receive(&other);
+        assert_eq!(arena.len(), 1);
+        let received = arena.get(0).expect("one came");
+        assert_eq!((received.range.len(), received.stride), (20_008, 1_000));
+    }
+
+    #[test]
+    fn without_segmented_sends_all_of_a_run_is_sent() {
+        let (one, other) = (
+            socket("127.0.0.1:0", Role::Relay),
+            socket("127.0.0.1:0", Role::Relay),
+        );
+        let address = other.local_addr().expect("bound");
+        let mut datagrams = LinuxDatagrams::new();
+        datagrams.longest_segment = 0;
+        let run = [IoSlice::new(&[7; 100]); 5];
+        assert_eq!(datagrams.send(&one, &to(address), &run), 0);
+        assert_eq!(receive(&other).len(), 5);
+    }
+
+    #[test]
+    fn what_a_segmented_send_was_refused_for_is_remembered() {
+        let mut datagrams = LinuxDatagrams::new();
+        let refused = io::Error::from_raw_os_error;
+        datagrams.learn(&refused(libc::EINVAL), 1_400);
+        assert!(datagrams.may_segment(1_399) && !datagrams.may_segment(1_400));
+        // a peer whose path is that narrow is alone with it
+        datagrams.learn(&refused(libc::EMSGSIZE), 600);
+        assert!(datagrams.may_segment(1_399));
+        datagrams.learn(&refused(libc::EIO), 100);
+        assert!(!datagrams.may_segment(100));
+    }
+
+    #[test]
+    fn the_df_bit_is_set_for_the_datagrams_that_want_it_alone() {
+        for (address, level, option, on, off) in [
+            (
+                "127.0.0.1:0",
+                libc::IPPROTO_IP,
+                libc::IP_MTU_DISCOVER,
+                libc::IP_PMTUDISC_PROBE,
+                libc::IP_PMTUDISC_DONT,
+            ),
+            (
+                "[::1]:0",
+                libc::IPPROTO_IPV6,
+                libc::IPV6_MTU_DISCOVER,
+                libc::IPV6_PMTUDISC_PROBE,
+                libc::IPV6_PMTUDISC_DONT,
+            ),
+        ] {
+            let socket = socket(address, Role::Relay);
+            let discovery = || get(&socket, level, option);
+            assert_eq!(discovery(), off);
+            let to = socket.local_addr().expect("bound");
+            let meanwhile = with_dont_fragment(&socket, to, || {
+                usize::try_from(discovery()).expect("not negative")
+            });
+            assert_eq!(i32::try_from(meanwhile), Ok(on));
+            assert_eq!(discovery(), off);
+        }
+    }
+
+    fn get(socket: &UdpSocket, level: c_int, option: c_int) -> c_int {
+        let mut value: c_int = -1;
+        let mut len = length_of::<c_int>();
+        // SAFETY: the kernel writes one `c_int`, for which there is space
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                level,
+                option,
+                (&raw mut value).cast(),
+                &raw mut len,
+            )
+        };
+        assert_eq!(result, 0);
+        value
+    }
+
+    #[test]
+    fn an_icmp_error_names_the_peer_and_later_datagrams_are_sent_nevertheless() {
+        for (loopback, kind, code) in [("127.0.0.1:0", 3, 3), ("[::1]:0", 1, 4)] {
+            let relay = socket(loopback, Role::Relay);
+            let gone = {
+                let peer = socket(loopback, Role::Relay);
+                peer.local_addr().expect("bound")
+            };
+            let other = socket(loopback, Role::Relay);
+            let mut datagrams = LinuxDatagrams::new();
+            assert_eq!(datagrams.icmp_error(&relay), None);
+            let hello = [IoSlice::new(b"hello")];
+            assert_eq!(datagrams.send(&relay, &to(gone), &hello), 0);
+            // the error of the one before must not be this one's
+            let address = other.local_addr().expect("bound");
+            assert_eq!(datagrams.send(&relay, &to(address), &hello), 0);
+            assert_eq!(receive(&other).len(), 1);
+            let expected = IcmpError {
+                peer: gone,
+                kind,
+                code,
+                data: 0,
+            };
+            assert_eq!(datagrams.icmp_error(&relay), Some(expected));
+            assert_eq!(datagrams.icmp_error(&relay), None);
+        }
+    }
+
+    #[test]
+    fn what_was_not_sent_is_told() {
+        let one = socket("127.0.0.1:0", Role::Relay);
+        let address = one.local_addr().expect("bound");
+        let (short, too_long) = ([0; 10], vec![0; 65_508]);
+        let mut datagrams = LinuxDatagrams::new();
+        assert_eq!(
+            datagrams.send(&one, &to(address), &[IoSlice::new(&too_long)]),
+            1
+        );
+        assert_eq!(
+            datagrams.send(&one, &to(address), &[IoSlice::new(&short)]),
+            0
+        );
+    }
+}

@@ -67,3 +67,41 @@ impl Datagrams for PortableDatagrams {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn datagrams_are_received_a_batch_at_a_time_and_sent_one_by_one() {
+        let one = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let other = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        for socket in [&one, &other] {
+            socket.set_nonblocking(true).expect("possible");
+        }
+        let mut datagrams = PortableDatagrams::new();
+        let mut arena = Arena::new();
+        let error = datagrams.receive(&other, &mut arena).expect_err("nothing");
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        let envelope = Envelope {
+            to: other.local_addr().expect("bound"),
+            from: None,
+            traffic_class: 0,
+            dont_fragment: false,
+        };
+        let run = [IoSlice::new(b"one"), IoSlice::new(b"two")];
+        for _ in 0..BATCH {
+            assert_eq!(datagrams.send(&one, &envelope, &run), 0);
+        }
+        for _ in 0..2 {
+            datagrams.receive(&other, &mut arena).expect("more wait");
+            assert_eq!(arena.len(), BATCH);
+            for (index, expected) in [(0, b"one"), (BATCH - 1, b"two")] {
+                let received = arena.get(index).expect("received");
+                assert_eq!(received.from, one.local_addr().expect("bound"));
+                assert_eq!(&arena.memory()[received.range.clone()], expected);
+            }
+        }
+        assert!(datagrams.receive(&other, &mut arena).is_err());
+    }
+}

@@ -24,7 +24,7 @@ use turn_relay_proto::{
 use super::{Alarm, Worker};
 use crate::io::{
     connections::{Connection, Stage},
-    datagrams::{Arena, Datagrams},
+    datagrams::{Arena, Datagrams, MAX_SEGMENTS},
     mailbox,
     proxy_header::{self, ProxyHeader},
     ready::{Queued, Source},
@@ -542,11 +542,23 @@ impl<D: Datagrams> Worker<D> {
         let mut letters = std::mem::take(&mut self.letters);
         me.mailbox.take(&mut letters);
         let mut lost = 0;
-        for (link, message) in mailbox::letters(&letters) {
+        let mut all = mailbox::letters(&letters).peekable();
+        // what stands together for one stream is written together
+        while let Some((link, message)) = all.next() {
+            let mut messages = [IoSlice::new(&[]); MAX_SEGMENTS];
+            messages[0] = IoSlice::new(message);
+            let mut count = 1;
+            while count < MAX_SEGMENTS
+                && let Some((_, message)) = all.next_if(|(of, _)| *of == link)
+            {
+                messages[count] = IoSlice::new(message);
+                count += 1;
+            }
             lost += self
                 .sender
-                .write(link, Purpose::Relayed, &[IoSlice::new(message)]);
+                .write(link, Purpose::Relayed, &messages[..count]);
         }
+        drop(all);
         self.letters = letters;
         self.counters.drops.add(DropReason::QueueFull, lost as u64);
     }

@@ -29,7 +29,7 @@ pub(crate) trait Wire {
 
 impl Wire for UdpSocket {
     fn send(&mut self, message: &[u8]) {
-        UdpSocket::send(self, message).expect("the relay is there");
+        Self::send(self, message).expect("the relay is there");
     }
 
     fn receive(&mut self) -> Option<Vec<u8>> {
@@ -111,6 +111,16 @@ impl<W: Wire> Client<W> {
         method: Method,
         attributes: &dyn Fn(&mut MessageWriter<'_>),
     ) -> Answer {
+        self.try_to_ask(method, attributes)
+            .expect("the relay takes the credentials")
+    }
+
+    /// As [`Self::ask`]; `None` if the relay does not take the credentials.
+    pub(crate) fn try_to_ask(
+        &mut self,
+        method: Method,
+        attributes: &dyn Fn(&mut MessageWriter<'_>),
+    ) -> Option<Answer> {
         for _ in 0..2 {
             let request = self.request(method, attributes);
             self.wire.send(&request);
@@ -118,10 +128,10 @@ impl<W: Wire> Client<W> {
             let message = answer.message();
             match message.value(AttributeType::NONCE) {
                 Some(nonce) if message.class() == Class::Error => self.nonce = nonce.to_vec(),
-                _ => return answer,
+                _ => return Some(answer),
             }
         }
-        panic!("the relay does not take the credentials");
+        None
     }
 
     /// The next message that is an answer.

@@ -38,13 +38,11 @@ fn connect_to<W: Wire>(client: &mut Client<W>, peer: SocketAddr) -> Result<Vec<u
         writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
     });
     let message = answer.message();
-    match message.value(AttributeType::CONNECTION_ID) {
-        Some(id) => Ok(id.to_vec()),
-        None => {
-            let code = message.value(AttributeType::ERROR_CODE).expect("an error");
-            Err(code.try_into().expect("without a reason"))
-        }
+    if let Some(id) = message.value(AttributeType::CONNECTION_ID) {
+        return Ok(id.to_vec());
     }
+    let code = message.value(AttributeType::ERROR_CODE).expect("an error");
+    Err(code.try_into().expect("without a reason"))
 }
 
 /// Sends ConnectionBind on a connection of its own, and `more` right behind it.
@@ -175,7 +173,7 @@ fn a_slow_reader_slows_the_sender_and_nothing_is_lost() {
     const LEN: usize = 32_000_000;
     let relay = relay();
     let (_control, data, peer) = joined(&relay);
-    let all: Vec<u8> = (0..LEN).map(|at| (at % 251) as u8).collect();
+    let all: Vec<u8> = (0..=250).cycle().take(LEN).collect();
     thread::scope(|scope| {
         let briefly = Some(Duration::from_millis(200));
         let stuck = [&data, &peer].map(|mut stream| {

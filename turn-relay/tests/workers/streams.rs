@@ -98,9 +98,9 @@ fn relays_both_ways<W: Wire>(client: &mut Client<W>) {
     let peer = peer();
     let channel = client.bind(0x4000, peer.local_addr().expect("bound"));
     let mut buffer = vec![0; 65_536];
-    let payloads: Vec<Vec<u8>> = [1, 2, 3, 4, 0, 1_000, 9_000, 65_000, 7]
+    let payloads: Vec<Vec<u8>> = [1_usize, 2, 3, 4, 0, 1_000, 9_000, 65_000, 7]
         .iter()
-        .map(|len| vec![*len as u8; *len])
+        .map(|len| vec![len.to_le_bytes()[0]; *len])
         .collect();
     for payload in &payloads {
         client.wire.send(&channel.message(payload));
@@ -110,26 +110,27 @@ fn relays_both_ways<W: Wire>(client: &mut Client<W>) {
         peer.send_to(payload, relayed).expect("sent");
         assert!(client.channel_data().as_ref() == Some(payload), "{len}");
     }
-    // all at once, so that several come by one read, and some in two
-    let small: Vec<&Vec<u8>> = payloads
-        .iter()
+    // several at once: many come by one read, and some by two
+    let small: Vec<Vec<u8>> = payloads
+        .into_iter()
         .filter(|payload| payload.len() < 2_000)
         .collect();
-    let all: Vec<u8> = small
-        .iter()
-        .flat_map(|payload| channel.message(payload))
-        .collect();
-    for _ in 0..10 {
+    let long: Vec<Vec<u8>> = (0..14).map(|number| vec![number; 5_003]).collect();
+    for payloads in [&small, &long].into_iter().cycle().take(10) {
+        let all: Vec<u8> = payloads
+            .iter()
+            .flat_map(|payload| channel.message(payload))
+            .collect();
         client.wire.send(&all);
-        for payload in &small {
+        for payload in payloads {
             let (len, _) = peer.recv_from(&mut buffer).expect("relayed");
-            assert!(buffer[..len] == ***payload, "{len}");
+            assert!(buffer[..len] == *payload, "{len}");
         }
-        for payload in &small {
+        for payload in payloads {
             peer.send_to(payload, relayed).expect("sent");
         }
-        for payload in &small {
-            assert!(client.channel_data().as_ref() == Some(*payload));
+        for payload in payloads {
+            assert!(client.channel_data().as_ref() == Some(payload));
         }
     }
 }
@@ -171,6 +172,23 @@ fn tls_and_plain_share_every_port() {
             relay.connections() == Connections::default()
         });
     }
+}
+
+#[test]
+fn a_new_certificate_is_for_new_connections() {
+    let (settings, trust) = tls_settings();
+    let (other, other_trust) = tls_settings();
+    let current = settings.tls_config.clone().expect("with TLS");
+    let relay = start(settings, reloadable());
+    let mut old = tls_client(tls_address(&relay), &trust);
+    old.allocate();
+    current.store(other.tls_config.expect("with TLS").load_full());
+    let mut new = tls_client(tls_address(&relay), &other_trust);
+    new.allocate();
+    assert_eq!(
+        old.ask(Method::Refresh, &|_| {}).message().class(),
+        Class::Success
+    );
 }
 
 #[test]
@@ -360,7 +378,6 @@ fn a_slow_reader_loses_what_is_new_and_gets_the_rest_whole() {
     }
     // what comes is whole and in order, and there is an end of it
     let mut last = None;
-    let lost = drops(&relay, DropReason::QueueFull);
     let answer = client.request(Method::Refresh, &|_| {});
     let mut received = 0;
     client
@@ -375,7 +392,7 @@ fn a_slow_reader_loses_what_is_new_and_gets_the_rest_whole() {
         last = Some(number);
         received += 1;
     }
-    assert!(lost > 0 && received < sent);
+    assert!(received < sent);
     // the connection is as good as before
     client
         .wire

@@ -2,14 +2,18 @@
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
+    sync::Arc,
     time::Duration,
 };
 
-use turn_relay_proto::stun::{AttributeType, Class, Method};
+use turn_relay_proto::{
+    credential::Secrets,
+    stun::{AttributeType, Class, Method},
+};
 
 use crate::{
     client::{PATIENCE, send_indication, udp_client},
-    relay::{reloadable, settings, start},
+    relay::{core, reloadable, settings, start},
 };
 
 fn peer() -> UdpSocket {
@@ -226,25 +230,95 @@ fn a_client_on_ipv6_reaches_a_peer_on_ipv4() {
 #[cfg(target_os = "linux")]
 fn a_peer_that_is_not_there_is_told_by_an_icmp_attribute() {
     let relay = start(settings(), reloadable());
-    let mut client = udp_client(relay.local_addresses()[0]);
-    client.allocate();
-    let gone = peer().local_addr().expect("bound");
-    client.permit(gone);
-    client
-        .wire
-        .send(&send_indication(gone, b"is anybody there", false))
-        .expect("sent");
-    let data = client.indication(Method::Data);
-    let message = data.message();
     // destination unreachable, port unreachable
+    for (loopback, family, icmp) in [
+        ("127.0.0.1:0", 1, [0, 0, 3, 3, 0, 0, 0, 0]),
+        ("[::1]:0", 2, [0, 0, 1, 4, 0, 0, 0, 0]),
+    ] {
+        let mut client = udp_client(relay.local_addresses()[0]);
+        client.allocate_with(&|writer| {
+            writer
+                .attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+                .attribute(AttributeType::REQUESTED_ADDRESS_FAMILY, &[family, 0, 0, 0]);
+        });
+        let peer = UdpSocket::bind(loopback).expect("a free port");
+        let gone = peer.local_addr().expect("bound");
+        drop(peer);
+        client.permit(gone);
+        client
+            .wire
+            .send(&send_indication(gone, b"is anybody there", false))
+            .expect("sent");
+        let data = client.indication(Method::Data);
+        let message = data.message();
+        assert_eq!(message.value(AttributeType::ICMP), Some(icmp.as_slice()));
+        assert_eq!(
+            message.xor_address(AttributeType::XOR_PEER_ADDRESS),
+            Some(gone)
+        );
+    }
+}
+
+/// RFC 8656 §14.1: DSCP and ECN.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_traffic_class_is_copied_both_ways() {
+    use turn_relay::io::{
+        datagrams::{Arena, Datagrams as _, Role},
+        linux::LinuxDatagrams,
+    };
+
+    const CLASS: u32 = 0b1011_1001;
+
+    let received_class = |socket: &UdpSocket| {
+        let mut arena = Arena::new();
+        // waits until something is there
+        socket.peek_from(&mut [0; 1]).expect("relayed");
+        LinuxDatagrams::new()
+            .receive(socket, &mut arena)
+            .expect("it is there");
+        arena
+            .get(0)
+            .map(|received| u32::from(received.traffic_class))
+    };
+    let relay = start(settings(), reloadable());
+    let mut client = udp_client(relay.local_addresses()[0]);
+    let relayed = client.allocate();
+    let peer = peer();
+    let channel = client.bind(0x4000, peer.local_addr().expect("bound"));
+    let sockets = [&client.wire, &peer].map(socket2::SockRef::from);
+    for class in [0, CLASS] {
+        for socket in &sockets {
+            LinuxDatagrams::new()
+                .prepare(socket, Role::Listener)
+                .expect("possible");
+            socket.set_tos_v4(class).expect("possible");
+        }
+        client.wire.send(&channel.message(b"up")).expect("sent");
+        assert_eq!(received_class(&peer), Some(class));
+        peer.send_to(b"down", relayed).expect("sent");
+        assert_eq!(received_class(&client.wire), Some(class));
+    }
+}
+
+#[test]
+fn new_secrets_hold_at_once_and_allocations_stay() {
+    let relay = start(settings(), reloadable());
+    let mut old = udp_client(relay.local_addresses()[0]);
+    old.allocate();
+    let mut new_core = core();
+    new_core.secrets = Arc::new(Secrets::new(vec![b"another secret".to_vec()]));
+    let mut reloadable = reloadable();
+    reloadable.core = Arc::new(new_core);
+    relay.reconfigure(reloadable);
+    // each thread takes it up before what comes later
+    let mut new = udp_client(relay.local_addresses()[0]);
+    assert!(new.try_to_ask(Method::Allocate, &|_| {}).is_none());
     assert_eq!(
-        message.value(AttributeType::ICMP),
-        Some([0, 0, 3, 3, 0, 0, 0, 0].as_slice())
+        old.ask(Method::Refresh, &|_| {}).message().class(),
+        Class::Success
     );
-    assert_eq!(
-        message.xor_address(AttributeType::XOR_PEER_ADDRESS),
-        Some(gone)
-    );
+    assert_eq!(relay.allocations(), 1);
 }
 
 /// Two clients of one relay, on whichever of its threads.

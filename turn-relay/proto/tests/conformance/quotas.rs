@@ -1,4 +1,4 @@
-//! What one user and one relay may have: issue of RFC 8656 §5, §7.2 and §21.3.1, and the documentation of [`turn_relay_proto::config::Quotas`].
+//! What one user and one relay may have: RFC 8656 §5, §7.2 and §21.3.1, and the documentation of [`turn_relay_proto::config::Quotas`].
 
 use std::time::Duration;
 

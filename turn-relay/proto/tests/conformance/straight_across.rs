@@ -12,7 +12,7 @@ use turn_relay_proto::{
 use crate::support::{
     client::Client,
     stun::{DATA_METHOD, Draft, SEND},
-    world::{RELAY_V6, World, config, relay_address, socket},
+    world::{RELAY_V6, START, World, config, relay_address, socket},
 };
 
 /// Two clients that permit each other, on one server or on two, over these transports.
@@ -217,7 +217,7 @@ fn a_receiver_whose_allocation_has_ended_gets_nothing() {
         for how in 0..4 {
             let mut world = World::two();
             let transports = [Transport::Udp, Transport::Tcp];
-            let [(mut alice, _), (mut bob, at_bob)] = pair(&mut world, servers, transports);
+            let [(mut alice, at_alice), (mut bob, at_bob)] = pair(&mut world, servers, transports);
             match how {
                 0 => {
                     bob.refresh(&mut world, 0).success();
@@ -226,17 +226,43 @@ fn a_receiver_whose_allocation_has_ended_gets_nothing() {
                     world.client_closed(bob.server, bob.five_tuple);
                 }
                 2 | 3 => {
+                    // the permissions of both live on
                     alice.refresh(&mut world, 3600).success();
-                    world.pass(Duration::from_secs(600));
+                    world.pass(Duration::from_secs(590));
+                    alice.permit(&mut world, at_bob);
+                    bob.permit(&mut world, at_alice);
+                    assert_eq!(alice.send(&mut world, at_bob, b"hello").to_clients.len(), 1);
+                    world.pass(Duration::from_secs(10));
                     if how == 3 {
                         world.tick();
                     }
-                    alice.permit(&mut world, at_bob);
                 }
                 _ => unreachable!(),
             }
             alice.send(&mut world, at_bob, b"hello").nothing();
         }
+    }
+}
+
+#[test]
+fn a_receiver_who_has_refreshed_is_reached_for_as_long_as_that_gives() {
+    for servers in [[0, 0], [0, 1]] {
+        let mut world = World::two();
+        let [(mut alice, at_alice), (mut bob, at_bob)] = pair(&mut world, servers, UDP);
+        alice.refresh(&mut world, 3600).success();
+        bob.refresh(&mut world, 900).success();
+        for at in [0, 300, 600, 899] {
+            world.pass(Duration::from_secs(at).saturating_sub(world.now.time.since(START)));
+            alice.permit(&mut world, at_bob);
+            bob.permit(&mut world, at_alice);
+            assert_eq!(
+                alice.send(&mut world, at_bob, b"hello").to_clients.len(),
+                1,
+                "{at}"
+            );
+        }
+        world.pass(Duration::from_secs(1));
+        alice.send(&mut world, at_bob, b"hello").nothing();
     }
 }
 

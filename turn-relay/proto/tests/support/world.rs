@@ -27,6 +27,8 @@ use super::{
 
 pub(crate) const REALM: &str = "turn.example.org";
 pub(crate) const SECRET: &str = "the secret of the relay";
+/// When every world begins.
+pub(crate) const START: Time = Time::from_nanos(12_345_000_000_000);
 /// Where relayed addresses are, unless a test says something else.
 pub(crate) const RELAY_V4: &str = "203.0.113.7";
 pub(crate) const RELAY_V6: &str = "2001:db8:7::7";
@@ -262,7 +264,7 @@ impl World {
             commons,
             counters,
             now: Now {
-                time: Time::from_nanos(12_345_000_000_000),
+                time: START,
                 unix_seconds: 1_800_000_000,
             },
             rooms: Rooms {

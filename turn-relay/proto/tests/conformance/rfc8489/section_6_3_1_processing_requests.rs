@@ -1,5 +1,7 @@
 //! RFC 8489 §6.3.1: requests with attributes that nobody knows, the Binding method, and requests that come twice.
 
+use std::time::Duration;
+
 use turn_relay_proto::address::{Family, Transport};
 
 use crate::support::{
@@ -140,7 +142,7 @@ fn an_allocate_request_that_comes_again_40_seconds_later_names_the_same_address(
     client.challenge(&mut world);
     let bytes = client.sign(Draft::allocate());
     let (first, _) = client.call_with_bytes(&mut world, &bytes);
-    world.advance(std::time::Duration::from_millis(39_500));
+    world.advance(Duration::from_millis(39_500));
     let (again, _) = client.call_with_bytes(&mut world, &bytes);
     assert_eq!(again.success().relayed(), first.success().relayed());
 }
@@ -240,18 +242,69 @@ fn a_retransmitted_refresh_request_is_answered_alike() {
 }
 
 #[test]
-fn a_retransmitted_refresh_request_that_deletes_is_answered_as_done() {
+fn a_retransmitted_refresh_request_that_deletes_is_answered_alike() {
+    let mut world = World::new();
+    for wait in [0, 500, 39_500] {
+        let (client, _) = Client::allocated(&mut world, "alice");
+        let bytes = client.sign(Draft::request(REFRESH).lifetime(0));
+        let (first, _) = client.call_with_bytes(&mut world, &bytes);
+        assert_eq!(first.clone().success().lifetime(), 0);
+        world.advance(Duration::from_millis(wait));
+        let (again, outcome) = client.call_with_bytes(&mut world, &bytes);
+        assert!(outcome.closed.is_empty());
+        assert_eq!(again, first);
+    }
+}
+
+#[test]
+fn what_is_remembered_of_deleted_allocations_is_bounded() {
     // RFC 8656 §8.3: 437 says to a client that deletes that it has succeeded
     let mut world = World::new();
-    let (client, _) = Client::allocated(&mut world, "alice");
+    let mut deleted = Vec::new();
+    for _ in 0..3000 {
+        let (client, _) = Client::allocated(&mut world, "alice");
+        let bytes = client.sign(Draft::request(REFRESH).lifetime(0));
+        client.call_with_bytes(&mut world, &bytes).0.success();
+        deleted.push((client, bytes));
+    }
+    let mut alike = 0;
+    for (client, bytes) in deleted {
+        let (again, _) = client.call_with_bytes(&mut world, &bytes);
+        if again.is_success() {
+            alike += 1;
+        } else {
+            again.error(437);
+        }
+    }
+    assert!((100..3000).contains(&alike), "{alike}");
+}
+
+#[test]
+fn a_late_copy_of_a_refresh_request_does_not_delete_the_next_allocation() {
+    let mut world = World::new();
+    let (mut client, _) = Client::allocated(&mut world, "alice");
     let bytes = client.sign(Draft::request(REFRESH).lifetime(0));
-    let (first, _) = client.call_with_bytes(&mut world, &bytes);
-    assert_eq!(first.success().lifetime(), 0);
+    client.call_with_bytes(&mut world, &bytes).0.success();
+    let next = client.allocate(&mut world);
+    world.advance(Duration::from_secs(30));
     let (again, outcome) = client.call_with_bytes(&mut world, &bytes);
     assert!(outcome.closed.is_empty());
-    if !again.is_success() {
-        again.error(437);
-    }
+    assert_eq!(again.success().lifetime(), 0);
+    assert!(world.relay(next).is_some());
+}
+
+#[test]
+fn the_transaction_id_of_another_user_makes_no_retransmission() {
+    let mut world = World::new();
+    let mut alice = Client::new(&mut world, "alice");
+    alice.challenge(&mut world);
+    let request = Draft::allocate();
+    let bytes = alice.sign(request.clone());
+    alice.call_with_bytes(&mut world, &bytes).0.success();
+    let username = format!("{}:mallory", world.now.unix_seconds + 1000);
+    let mallory = alice.with_username(&username);
+    let bytes = mallory.sign(request);
+    mallory.call_with_bytes(&mut world, &bytes).0.error(437);
 }
 
 #[test]

@@ -422,6 +422,16 @@ fn a_password_algorithm_decides_the_key_and_no_other_key_is_tried() {
         let draft = client.identify(Draft::allocate());
         let bytes = draft.integrity(said.hmac(), &key).finish();
         client.ask(&mut world, &bytes).error(401);
+        // also if there is an allocation that was made with that key
+        client.protection = match used {
+            KeyKind::Md5 => Protection::Sha256WithMd5Key,
+            KeyKind::Sha256 => Protection::Sha256,
+        };
+        client.allocate(&mut world);
+        let client = client.protected_by(said);
+        let draft = client.identify(Draft::request(REFRESH));
+        let bytes = draft.integrity(said.hmac(), &key).finish();
+        client.ask(&mut world, &bytes).error(401);
     }
 }
 

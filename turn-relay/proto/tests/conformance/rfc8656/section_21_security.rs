@@ -276,22 +276,30 @@ fn the_hosts_own_addresses_are_no_peers() {
 
 #[test]
 fn a_relayed_address_is_a_peer_and_its_host_is_not() {
-    // a permission knows no ports; that nothing but relayed addresses is behind it is seen when data are sent
-    let (mut world, mut client, v4, v6) = strict();
-    for relayed in [v4, v6] {
-        client.permit(&mut world, relayed);
-        for port in [1, 22, 80, 443, 3478, 5349, 49_999, 50_500, 51_000, 65_535] {
-            let peer = SocketAddr::new(relayed.ip(), port);
-            if world.relay(peer).is_none() {
+    // a permission knows no ports; that nothing but relayed addresses is behind it is seen when data are sent. Whether the address is public makes no
+    // difference.
+    for addresses in [[RELAY_V4, RELAY_V6], ["9.9.9.7", "2a00::7"]] {
+        let mut world = World::with(|config| {
+            config.relay_addresses = addresses.map(relay_address).to_vec();
+            config.policy = Arc::new(PeerPolicy::default());
+        });
+        let (mut client, v4, v6) = Client::dual(&mut world, "alice");
+        for relayed in [v4, v6] {
+            client.permit(&mut world, relayed);
+            for port in [1, 22, 80, 443, 3478, 5349, 49_999, 50_500, 51_000, 65_535] {
+                let peer = SocketAddr::new(relayed.ip(), port);
+                if world.relay(peer).is_some() {
+                    continue;
+                }
                 client.send(&mut world, peer, b"data").nothing();
-                client.bind(&mut world, 0x4000 + port % 0x1000, peer);
-                client
-                    .send_on(&mut world, 0x4000 + port % 0x1000, b"data")
-                    .nothing();
+                let channel = 0x4000 + port % 0x1000;
+                client.bind(&mut world, channel, peer);
+                client.send_on(&mut world, channel, b"data").nothing();
+                world.peer_says(relayed, peer, b"data").nothing();
             }
         }
+        assert!(world.drops(DropReason::NoSuchRelay) >= 20);
     }
-    assert!(world.drops(DropReason::NoSuchRelay) >= 20);
 }
 
 #[test]
@@ -410,6 +418,19 @@ fn the_budget_of_a_prefix_comes_back_within_a_second() {
         let answered = answers(&mut world, 100, address, &request);
         assert!((9..=11).contains(&answered), "{answered}");
         world.pass(Duration::from_secs(2));
+    }
+}
+
+#[test]
+fn over_streams_everybody_is_answered() {
+    // nobody can pretend to be somewhere else there, so that nothing is reflected
+    let mut world = World::with(|config| config.quotas.unauthenticated_per_prefix = 20);
+    for transport in [Transport::Tcp, Transport::Tls] {
+        for _ in 0..100 {
+            let mut client = Client::over(&mut world, "alice", transport, Family::V4);
+            client.challenge(&mut world);
+            assert!(client.binding(&mut world).stun().is_success());
+        }
     }
 }
 

@@ -141,6 +141,23 @@ fn without_any_family_there_is_508() {
 }
 
 #[test]
+fn a_family_without_free_ports_and_one_without_a_relay_address_are_a_lack_of_capacity() {
+    for left in [0, 1] {
+        let mut config = config();
+        config.relay_addresses.remove(1 - left);
+        let mut world = World::of(1, config, 50_000..=50_000, 1);
+        let mut first = Client::new(&mut world, "alice");
+        let family = if left == 0 { 1 } else { 2 };
+        first
+            .call(&mut world, Draft::allocate().family(family))
+            .success();
+        let mut client = Client::new(&mut world, "alice");
+        let request = Draft::allocate().additional_family(2);
+        client.call(&mut world, request).error(508);
+    }
+}
+
+#[test]
 fn each_family_of_a_dual_allocation_relays() {
     let mut world = World::new();
     let (mut client, v4, v6) = Client::dual(&mut world, "alice");

@@ -309,3 +309,16 @@ fn a_refused_request_uses_no_reservation_up() {
         .success();
     assert_eq!(answer.relayed()[0].port(), first.port() + 1);
 }
+
+#[test]
+fn a_pair_that_did_not_come_about_holds_nothing() {
+    let mut config = config();
+    config.relay_addresses.truncate(1);
+    let mut world = World::of(1, config, 50_000..=50_001, 1);
+    world.failures = [Some(RelayFailure::Other)].into();
+    let mut client = Client::new(&mut world, "alice");
+    client
+        .call(&mut world, Draft::allocate().even_port_and_next())
+        .error(508);
+    assert_eq!(client.allocate(&mut world).port(), 50_001);
+}
