@@ -1,6 +1,7 @@
 //! The command line: what is to be measured, with which binaries, on which cores.
 
 use std::{
+    ffi::OsString,
     io::{self, Write as _},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
@@ -14,7 +15,7 @@ use shared::{clock::Clock, environment::Environment, open_files};
 use crate::{
     floor,
     measure::{Bench, Measurement, Plan},
-    process::Cores,
+    process::{Cores, LEASHED, become_leashed},
     relay::{Relays, Threads, Tls, What, is_there},
     report, say, soak,
 };
@@ -73,6 +74,13 @@ enum Role {
     /// The bare loop.
     #[command(hide = true)]
     Floor(floor::Arguments),
+    /// Another program, which ends with the process that started this one.
+    #[command(hide = true, name = LEASHED)]
+    Leashed {
+        program: OsString,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 /// Does what the command line says.
@@ -80,6 +88,10 @@ pub(crate) fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match &arguments.role {
         Some(Role::Floor(floor)) => floor::serve(floor),
+        Some(Role::Leashed { program, arguments }) => {
+            let error = become_leashed(program, arguments);
+            Err(error).with_context(|| format!("start {}", program.display()))
+        }
         Some(Role::Soak(soak)) => soak_relay(soak, &arguments.setting),
         None => benchmark(&arguments),
     };

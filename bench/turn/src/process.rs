@@ -1,13 +1,16 @@
 //! Processes: on which cores they run, what they use, how they end.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs, io,
+    os::unix::process::CommandExt as _,
     process::{Child, Command},
     time::Duration,
 };
 
 use rustix::{
     param::{clock_ticks_per_second, page_size},
+    process::{Signal, set_parent_process_death_signal},
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
 };
 
@@ -116,6 +119,28 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// A command that does the same in a process that ends when this one ends, however that comes about.
+pub(crate) fn on_a_leash(command: &Command) -> io::Result<Command> {
+    let mut leashed = Command::new(std::env::current_exe()?);
+    leashed
+        .arg(LEASHED)
+        .arg("--")
+        .arg(command.get_program())
+        .args(command.get_args());
+    Ok(leashed)
+}
+
+/// The subcommand that [`on_a_leash`] starts.
+pub(crate) const LEASHED: &str = "leashed";
+
+/// Becomes a program that ends with the process that started this one. Comes back only when that fails.
+pub(crate) fn become_leashed(program: &OsStr, arguments: &[OsString]) -> io::Error {
+    match set_parent_process_death_signal(Some(Signal::KILL)) {
+        Ok(()) => Command::new(program).args(arguments).exec(),
+        Err(error) => error.into(),
     }
 }
 

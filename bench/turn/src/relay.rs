@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use crate::{
     client::Credentials,
-    process::{Cores, Process},
+    process::{Cores, Process, on_a_leash},
     stun::{Class, Message, Method, Request},
 };
 
@@ -206,7 +206,7 @@ impl Relay {
         let remedy = "install the Debian package coturn, or name its turnserver with --coturn FILE";
         Self::run(
             What::Coturn,
-            &mut command,
+            &command,
             remedy,
             relays,
             directory,
@@ -231,7 +231,7 @@ impl Relay {
         let remedy = "name a binary that has `nocturne turn` with --relay FILE";
         Self::run(
             What::Nocturne,
-            &mut command,
+            &command,
             remedy,
             relays,
             directory,
@@ -250,7 +250,7 @@ impl Relay {
         command.args(["floor", &listen.to_string(), &to.to_string()]);
         Self::run(
             What::Floor,
-            &mut command,
+            &command,
             "",
             relays,
             directory,
@@ -261,7 +261,7 @@ impl Relay {
 
     fn run(
         what: What,
-        command: &mut Command,
+        command: &Command,
         remedy: &str,
         relays: &Relays,
         directory: TempDir,
@@ -269,13 +269,14 @@ impl Relay {
         metrics: Option<SocketAddrV4>,
     ) -> Result<Self> {
         let log = File::create(directory.path().join("log")).context("create a log")?;
-        command
+        let mut leashed = on_a_leash(command)?;
+        leashed
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        let started = relays.cores.start_relay(command);
-        let process = started.with_context(|| format!("start {}: {remedy}", what.name()))?;
+        let started = relays.cores.start_relay(&mut leashed);
+        let process = started.with_context(|| format!("start {}", what.name()))?;
         let mut relay = Self {
             what,
             process,
@@ -285,9 +286,9 @@ impl Relay {
             expiry: relays.clock.unix_seconds() + USERNAME_LIFETIME,
             directory,
         };
-        relay
-            .wait(&relays.clock)
-            .with_context(|| format!("{} does not answer:\n{}", what.name(), relay.log()))?;
+        relay.wait(&relays.clock).with_context(|| {
+            format!("{} does not answer: {remedy}\n{}", what.name(), relay.log())
+        })?;
         Ok(relay)
     }
 
