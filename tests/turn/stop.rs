@@ -1,6 +1,6 @@
 //! SIGTERM, and what systemd is told.
 
-use std::{os::unix::net::UnixDatagram, time::Duration};
+use std::{io::ErrorKind, os::unix::net::UnixDatagram, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -146,7 +146,11 @@ fn systemd_is_told_of_start_reload_and_stop() {
     let next = |wanted: &str| {
         let mut buffer = [0; 4096];
         loop {
-            let len = socket.recv(&mut buffer).unwrap();
+            let len = match socket.recv(&mut buffer) {
+                Ok(len) => len,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => panic!("before {wanted}: {error}"),
+            };
             let message = String::from_utf8(buffer[..len].to_vec()).unwrap();
             if message.contains(wanted) {
                 return message;

@@ -1,18 +1,15 @@
 //! A homeserver that has one answer, and gives it after a set time.
 
 use std::{
-    io::{self, BufRead as _, BufReader, Write as _},
-    net::{Ipv4Addr, SocketAddr},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
+    thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-};
 
 use crate::process::Process;
 
@@ -55,31 +52,24 @@ impl Homeserver {
     }
 }
 
-/// Answers until it is ended.
+/// Answers until it is ended. A thread for each connection: the timers of tokio are no finer than a millisecond.
 pub(crate) fn serve(arguments: &Arguments) -> Result<()> {
     let delay = Duration::from_micros(arguments.delay);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        writeln!(io::stdout().lock(), "{}", listener.local_addr()?)?;
-        loop {
-            let (stream, _) = listener.accept().await?;
-            tokio::spawn(answer(stream, delay));
-        }
-    })
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    writeln!(io::stdout().lock(), "{}", listener.local_addr()?)?;
+    loop {
+        let (stream, _) = listener.accept()?;
+        thread::spawn(move || answer(stream, delay));
+    }
 }
 
 /// Answers one request after the other, until the connection ends.
-async fn answer(mut stream: TcpStream, delay: Duration) -> io::Result<()> {
+fn answer(mut stream: TcpStream, delay: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut request = vec![0; 8192];
     let mut read = 0;
     loop {
-        let more = stream
-            .read(request.get_mut(read..).unwrap_or_default())
-            .await?;
+        let more = stream.read(request.get_mut(read..).unwrap_or_default())?;
         if more == 0 {
             return Ok(());
         }
@@ -89,10 +79,8 @@ async fn answer(mut stream: TcpStream, delay: Duration) -> io::Result<()> {
             .is_some_and(|head| head.ends_with(b"\r\n\r\n"))
         {
             read = 0;
-            if !delay.is_zero() {
-                tokio::time::sleep(delay).await;
-            }
-            stream.write_all(ANSWER).await?;
+            thread::sleep(delay);
+            stream.write_all(ANSWER)?;
         }
     }
 }

@@ -48,15 +48,6 @@ pub(crate) struct Served {
     latency: Histogram<u64>,
 }
 
-/// What is answered with a constant, by the same HTTP server.
-pub(crate) fn health(address: SocketAddr) -> Kind {
-    Kind {
-        address,
-        request: "GET /health HTTP/1.1\r\nhost: turn.example.org\r\n\r\n",
-        expected: "{}",
-    }
-}
-
 pub(crate) fn rest(address: SocketAddr) -> Kind {
     Kind {
         address,

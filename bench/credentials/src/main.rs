@@ -114,17 +114,9 @@ fn benchmark(arguments: &Arguments, environment: &Environment) -> Result<()> {
     };
 
     let device = Device::start(&nocturne, &at_once, &cores)?;
-    let (health, rest, matrix) = (
-        load::health(device.address),
-        load::rest(device.address),
-        load::matrix(device.address),
-    );
+    let rest = load::rest(device.address);
+    let matrix = load::matrix(device.address);
     let full = [
-        measure(
-            &device,
-            "`/health`: the HTTP stack alone",
-            &health.on(CONNECTIONS),
-        )?,
         measure(&device, "REST route", &rest.on(CONNECTIONS))?,
         measure(
             &device,

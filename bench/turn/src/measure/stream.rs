@@ -1,6 +1,9 @@
 //! Clients over TCP and TLS, and a peer over UDP.
 
-use std::{net::SocketAddrV4, time::Duration};
+use std::{
+    net::SocketAddrV4,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail};
 use shared::clock::Clock;
@@ -9,7 +12,7 @@ use super::{Bench, Contender};
 use crate::{
     crowd::Origin,
     relay::{Relay, What},
-    report::{Row, Sample, Section},
+    report::{LOSSY, Row, Sample, Section},
     say,
     stream::{StreamClient, Transport},
     stun::{CHANNEL_HEADER, channel_data, channel_header},
@@ -23,9 +26,9 @@ const FRAME: usize = CHANNEL_HEADER + SIZE;
 /// Packets that the client writes at once.
 const FRAMES: usize = 16;
 const CHANNEL: u16 = 0x4000;
-/// Packets a second from the peer: what all can carry, and more than anybody can.
+/// Packets a second from the peer: what all can carry, and more than the load generator can send.
 const PACED: f64 = 20_000.0;
-const FLOOD: f64 = 200_000.0;
+const FLOOD: f64 = 10e6;
 /// Traffic before the measurement.
 const WARM_UP: Duration = Duration::from_millis(200);
 
@@ -91,14 +94,15 @@ pub(super) fn measure(bench: &Bench) -> Result<Section> {
                 };
                 let megabytes = ratio(ran.bytes, 1_000_000);
                 if let Some(row) = &mut throughput {
-                    row.add(
-                        one.relay.what,
-                        used.sample(megabytes / ran.took.as_secs_f64()),
-                    );
+                    let sample = Sample {
+                        limited: ran.limited,
+                        ..used.sample(megabytes / ran.took.as_secs_f64())
+                    };
+                    row.add(one.relay.what, sample);
                 }
                 if let Some(row) = &mut each {
                     let sample = Sample {
-                        loss: if load == Load::Up { 0.0 } else { ran.loss },
+                        loss: ran.loss,
                         ..used.sample(used.relay.as_secs_f64() * 1e3 / megabytes)
                     };
                     row.add(one.relay.what, sample);
@@ -124,7 +128,10 @@ pub(super) fn measure(bench: &Bench) -> Result<Section> {
 struct Ran {
     bytes: u64,
     took: Duration,
+    /// Lost bytes for each that was sent, where the connection does not hold the sender back.
     loss: f64,
+    /// The relay could have taken more.
+    limited: bool,
 }
 
 impl Contender for Connected {
@@ -167,20 +174,20 @@ impl Connected {
     fn up(&mut self, time: Duration, clock: &Clock) -> Result<Ran> {
         self.peer.drain()?;
         let began = clock.now();
-        let (mut bytes, mut sent) = (0, 0);
+        let (mut bytes, mut held_back) = (0, false);
         while clock.now() < began + time {
             let rest = self.frames.get(self.written..).unwrap_or_default();
             let more = self.client.write(rest)?;
-            sent += more as u64;
+            held_back |= more < rest.len();
             self.written = (self.written + more) % self.frames.len();
             self.peer
                 .receive(|packet| bytes += data_of_right_size(packet))?;
         }
-        let took = clock.now() - began;
         Ok(Ran {
             bytes,
-            took,
-            loss: 1.0 - ratio(bytes, sent.max(1)),
+            took: clock.now() - began,
+            loss: 0.0,
+            limited: !held_back,
         })
     }
 
@@ -206,18 +213,20 @@ impl Connected {
             }
             bytes += self.take()?;
         }
-        let took = clock.now() - began;
         // what is still on its way must not be counted the next time
-        bytes += self.rest(clock)?;
+        let (rest, last) = self.rest(clock)?;
+        bytes += rest;
+        let loss = 1.0 - ratio(bytes, sent.max(1));
         Ok(Ran {
             bytes,
-            took,
-            loss: 1.0 - ratio(bytes, sent.max(1)),
+            took: last - began,
+            loss,
+            limited: loss <= LOSSY,
         })
     }
 
-    /// Reads until nothing has come for a moment.
-    fn rest(&mut self, clock: &Clock) -> Result<u64> {
+    /// Reads until nothing has come for a moment, and says when the last came.
+    fn rest(&mut self, clock: &Clock) -> Result<(u64, Instant)> {
         const MOMENT: Duration = Duration::from_millis(30);
         let mut bytes = 0;
         let mut last = clock.now();
@@ -228,7 +237,7 @@ impl Connected {
             }
             bytes += more;
         }
-        Ok(bytes)
+        Ok((bytes, last))
     }
 
     /// Reads once, and counts the data of the frames that are whole.
