@@ -13,22 +13,30 @@ use turn_relay_proto::counters::{
 
 mod dependencies;
 mod examples;
+mod monitoring;
 mod opaque_push;
 mod snippets;
+mod words;
 
 /// The documents that users read.
-const DOCUMENTS: [&str; 13] = [
+const DOCUMENTS: [&str; 19] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "clients/typescript/README.md",
+    "docs/behind-nat.md",
     "docs/dependencies.md",
+    "docs/from-coturn.md",
+    "docs/from-sygnal.md",
+    "docs/install.md",
     "docs/monitoring.md",
     "docs/opaque-push.md",
     "docs/providers.md",
+    "docs/troubleshooting.md",
     "docs/turn-credentials.md",
+    "docs/upgrade-and-backup.md",
     "spec/opaque-push.md",
     "tests/interop/README.md",
 ];
@@ -150,26 +158,30 @@ fn every_label_of_the_relay_is_described_and_no_other() {
 }
 
 #[test]
-fn every_command_of_the_readme_exists() {
-    let readme = read("README.md");
+fn every_command_of_the_documents_exists() {
+    /// What the word is a user's or a group's name after.
+    const NAMES_A_USER: [&str; 3] = ["-u", "-g", "-o"];
     let mut seen = BTreeSet::new();
-    for line in code_blocks(&readme, "sh")
-        .iter()
-        .flat_map(|block| block.lines())
-    {
-        let line = line.strip_prefix("sudo -u nocturne ").unwrap_or(line);
-        let mut words = line
-            .split_whitespace()
-            .skip_while(|word| word.contains('='));
-        if words.next() == Some("nocturne") {
-            seen.extend(words.next().map(str::to_owned));
+    for document in DOCUMENTS {
+        for block in code_blocks(&read(document), "sh") {
+            let words: Vec<_> = block.split_whitespace().collect();
+            let commands = words.windows(3).filter(|words| {
+                let [before, program, command] = words else {
+                    return false;
+                };
+                *program == "nocturne"
+                    && !NAMES_A_USER.contains(before)
+                    && command.bytes().all(|byte| byte.is_ascii_lowercase())
+            });
+            seen.extend(commands.filter_map(|words| Some((*words.last()?).to_owned())));
+            if words.first() == Some(&"nocturne") {
+                seen.extend(words.get(1).map(|word| (*word).to_owned()));
+            }
         }
     }
-    for command in ["push", "turn", "check", "notify"] {
-        assert!(
-            seen.contains(command),
-            "the README has no `nocturne {command}`"
-        );
+    seen.remove("--version");
+    for command in ["push", "turn", "check", "notify", "init", "credentials"] {
+        assert!(seen.contains(command), "no document has `nocturne {command}`");
     }
     for command in &seen {
         let output = Command::new(env!("CARGO_BIN_EXE_nocturne"))
@@ -213,7 +225,7 @@ fn read(path: impl AsRef<Path>) -> String {
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The fenced blocks of one language.
+/// The fenced blocks of one language, as far to the left as their fences.
 fn code_blocks(text: &str, language: &str) -> Vec<String> {
     let mut blocks = Vec::new();
     let mut lines = text.lines();
@@ -221,9 +233,11 @@ fn code_blocks(text: &str, language: &str) -> Vec<String> {
         let Some(found) = line.trim_start().strip_prefix("```") else {
             continue;
         };
+        let indentation = line.len() - line.trim_start().len();
         let block: Vec<_> = lines
             .by_ref()
             .take_while(|line| !line.trim_start().starts_with("```"))
+            .map(|line| line.get(indentation..).unwrap_or_default())
             .collect();
         if found == language {
             blocks.push(block.join("\n"));
