@@ -163,25 +163,24 @@ fn every_command_of_the_documents_exists() {
     const NAMES_A_USER: [&str; 3] = ["-u", "-g", "-o"];
     let mut seen = BTreeSet::new();
     for document in DOCUMENTS {
-        for block in code_blocks(&read(document), "sh") {
-            let words: Vec<_> = block.split_whitespace().collect();
-            let commands = words.windows(3).filter(|words| {
-                let [before, program, command] = words else {
-                    return false;
-                };
-                *program == "nocturne"
-                    && !NAMES_A_USER.contains(before)
-                    && command.bytes().all(|byte| byte.is_ascii_lowercase())
+        for line in code_blocks(&read(document), "sh")
+            .iter()
+            .flat_map(|block| block.lines())
+        {
+            let words: Vec<_> = std::iter::once("").chain(line.split_whitespace()).collect();
+            let commands = words.windows(3).filter_map(|words| match words {
+                [before, "nocturne", command] if !NAMES_A_USER.contains(before) => Some(*command),
+                _ => None,
             });
-            seen.extend(commands.filter_map(|words| Some((*words.last()?).to_owned())));
-            if words.first() == Some(&"nocturne") {
-                seen.extend(words.get(1).map(|word| (*word).to_owned()));
-            }
+            let is_option = |word: &&str| word.starts_with('-');
+            seen.extend(commands.filter(|word| !is_option(word)).map(str::to_owned));
         }
     }
-    seen.remove("--version");
     for command in ["push", "turn", "check", "notify", "init", "credentials"] {
-        assert!(seen.contains(command), "no document has `nocturne {command}`");
+        assert!(
+            seen.contains(command),
+            "no document has `nocturne {command}`"
+        );
     }
     for command in &seen {
         let output = Command::new(env!("CARGO_BIN_EXE_nocturne"))
