@@ -24,7 +24,10 @@ use turn_relay_proto::stun::{
     integrity::{IntegrityKind, Key, PasswordAlgorithm},
 };
 
-use super::wire::{Direction, Packet, Tap, Tapped};
+use super::{
+    text,
+    wire::{Direction, Packet, Tap, Tapped},
+};
 
 /// The channel that a client binds.
 pub(super) const CHANNEL: u16 = 0x4000;
@@ -497,8 +500,4 @@ pub(super) fn error_code(message: &Message<'_>) -> Option<u16> {
 
 fn parse(message: &[u8]) -> Result<Message<'_>, String> {
     Message::parse(message).map_err(|error| format!("what came is no STUN: {error}"))
-}
-
-fn text(error: impl ToString) -> String {
-    error.to_string()
 }

@@ -186,6 +186,14 @@ async fn step_within<T>(
     }
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "that is how `map_err` gives it"
+)]
+fn text(error: impl ToString) -> String {
+    error.to_string()
+}
+
 impl Person {
     fn new(user: &'static str, client: &Client, relayed: SocketAddr, got: Vec<Relayed>) -> Self {
         Self {

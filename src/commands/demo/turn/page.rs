@@ -101,7 +101,7 @@ fn packet(packet: &Packet) -> Vec<Line> {
     };
     let text = format!("{:?}{}", message.method(), outcome(&message));
     let mut lines = vec![line.with(&text, Style::Plain)];
-    lines.extend(username(&message, Style::Unavoidable));
+    lines.extend(username(&message, ("• ", Style::Unavoidable)));
     lines
 }
 
@@ -120,10 +120,13 @@ fn outcome(message: &Message<'_>) -> String {
     }
 }
 
-fn username(message: &Message<'_>, style: Style) -> Option<Line> {
+fn username(message: &Message<'_>, (mark, style): (&str, Style)) -> Option<Line> {
     let username = message.value(AttributeType::USERNAME)?;
     let username = String::from_utf8_lossy(username);
-    let line = Line::default().with("    as ", Style::Plain);
+    let line = Line::default()
+        .with("  ", Style::Plain)
+        .with(mark, style)
+        .with("as ", Style::Plain);
     Some(line.with(&username, style))
 }
 
@@ -141,14 +144,14 @@ fn record(record: &Record) -> Line {
 
 /// The same request with another username.
 fn homeservers(call: &Call, paper: &Paper) -> String {
-    let column = |heading: &str, bytes: &[u8], style| {
+    let column = |heading: &str, bytes: &[u8], mark| {
         let mut lines = vec![Line::default().with(heading, Style::Heading)];
         let Ok(message) = Message::parse(bytes) else {
             return lines;
         };
         let text = format!("{:?}", message.method());
         lines.push(arrow(Direction::Sent, bytes.len()).with(&text, Style::Plain));
-        lines.extend(username(&message, style));
+        lines.extend(username(&message, mark));
         lines
     };
     let sent = call.alice.packets.iter().find(|packet| {
@@ -158,9 +161,9 @@ fn homeservers(call: &Call, paper: &Paper) -> String {
     let left = column(
         "WITH A HOMESERVER'S USERNAME",
         &call.would_be,
-        Style::Leaked,
+        ("! ", Style::Leaked),
     );
-    let right = column("WITH NOCTURNE'S", sent, Style::Unavoidable);
+    let right = column("WITH NOCTURNE'S", sent, ("• ", Style::Unavoidable));
     let prose = "The left one is what Alice's client would have sent to coturn, with the username that Synapse makes for \
                  it (<end>:<Matrix ID>). It was written by the same code; neither Synapse nor coturn ran here. Everybody on \
                  the way could read who is calling, in each request, and when she fetched her credentials, to the second.";
@@ -224,7 +227,8 @@ fn operator(call: &Call, paper: &Paper) -> String {
     lines.extend(title("/metrics"));
     lines.extend(counted.map(plain));
     let text: String = lines.iter().map(|line| paper.wrapped(line)).collect();
-    let prose = "Allocations have numbers, people none. Who has the machine cannot read in its files who called.";
+    let prose =
+        "It says that there were calls, not whose. An allocation has a number, people have none.";
     paper.rule("What the relay wrote down") + &text + &paper.paragraph("✗ ", Style::Good, prose)
 }
 
@@ -246,7 +250,7 @@ fn table(call: &Call, paper: &Paper) -> String {
         for (label, fact) in [
             ("Matrix ID", Fact::MatrixId),
             ("a name that returns", Fact::Name),
-            ("when it was fetched", Fact::Expiry),
+            ("credentials fetched", Fact::Expiry),
             ("the client's address", Fact::Address),
             ("the relay's name", Fact::RelaysName),
         ] {
@@ -281,7 +285,7 @@ fn cell(call: &Call, reader: Reader, fact: Fact) -> (&'static str, Style) {
     match fact {
         _ if !shown(call, reader, fact) => ("no", Style::Good),
         Fact::MatrixId => ("YES", Style::Leaked),
-        Fact::Name if of_homeserver => ("for ever", Style::Leaked),
+        Fact::Name if of_homeserver => ("for good", Style::Leaked),
         Fact::Name => ("for a day", Style::Unavoidable),
         Fact::Expiry if of_homeserver => ("to the second", Style::Leaked),
         Fact::Expiry => ("to the hour", Style::Unavoidable),
@@ -294,7 +298,8 @@ fn limits(paper: &Paper) -> String {
     for prose in [
         "From those who listen near a client: its own address, that it uses this relay, and when and how much is \
          said. Who can listen at both ends can tell by that who talks to whom.",
-        "From the relay, while the call lasts: the addresses of both. It needs them to send, and writes them nowhere.",
+        "From the relay: the addresses of both while the call lasts, and, for the moment in which it makes credentials, \
+         whose they are. It writes neither down.",
     ] {
         text += &paper.paragraph("• ", Style::Unavoidable, prose);
     }

@@ -27,7 +27,10 @@ use turn_relay::{
 };
 use turn_relay_proto::credential::Secrets;
 
-use super::client::{Client, Credential};
+use super::{
+    client::{Client, Credential},
+    text,
+};
 use crate::commands::demo::folder::Folder;
 
 /// The relay's name.
@@ -236,8 +239,4 @@ fn uris(listeners: &[SocketAddr]) -> Result<Vec<String>, String> {
         format!("turns:{REALM}:{}?transport=tcp", tls.port()),
         format!("turn:{REALM}:{}?transport=udp", udp.port()),
     ])
-}
-
-fn text(error: impl ToString) -> String {
-    error.to_string()
 }

@@ -175,7 +175,7 @@ fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
 
 /// The usernames in a person's requests.
 fn usernames(person: &Person) -> impl Iterator<Item = String> {
-    let requests = person.packets.iter().filter_map(|packet| {
+    person.packets.iter().filter_map(|packet| {
         let Packet { direction, bytes } = packet;
         let message = Message::parse(bytes).ok()?;
         if *direction != Direction::Sent || message.class() != Class::Request {
@@ -183,8 +183,7 @@ fn usernames(person: &Person) -> impl Iterator<Item = String> {
         }
         let username = message.value(AttributeType::USERNAME)?;
         Some(String::from_utf8_lossy(username).into_owned())
-    });
-    requests
+    })
 }
 
 /// The TLS records on a person's wire.
@@ -398,10 +397,10 @@ fn wrongly_logged(call: &Call) -> Vec<String> {
         }
     }
     for (transport, wanted) in [("udp", 2), ("tls", 1)] {
-        let made = format!("allocation made allocation=");
+        let made = "allocation made allocation=";
         let of_transport = format!("transport=\"{transport}\"");
         let lines = call.log.lines();
-        let found = lines.filter(|line| line.contains(&made) && line.contains(&of_transport));
+        let found = lines.filter(|line| line.contains(made) && line.contains(&of_transport));
         if found.count() < wanted {
             problems.push(format!("the log does not have {wanted} over {transport}"));
         }
@@ -434,5 +433,131 @@ const fn what(fact: Fact) -> &'static str {
         Fact::Expiry => "the username's time",
         Fact::Address => "the client's address",
         Fact::RelaysName => "the relay's name",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+
+    use super::*;
+    use crate::commands::demo::turn::perform;
+
+    const CREDENTIALS: &str = "Each of four times";
+    const ARRIVED: &str = "160 bytes went";
+    const SEARCH_WORKS: &str = "The search works";
+    const NOTHING_FOUND: &str = "The same search finds nothing";
+    const NAMES: &str = "Every request of Alice's";
+    const SEALED: &str = "Bob's wire has TLS alone";
+    const ADDRESSES: &str = "Each of the two was told";
+    const LOG: &str = "The relay's log";
+    const NOT_HIDDEN: &str = "What cannot be hidden";
+
+    /// What is done to a recording, and the claim that does not hold of it then.
+    type Change<'a> = (&'static str, &'a dyn Fn(&mut Call));
+
+    fn failing(call: &Call) -> Vec<String> {
+        let failing = |check: Check| (!check.counterexamples.is_empty()).then_some(check.claim);
+        checks(call).into_iter().filter_map(failing).collect()
+    }
+
+    fn plant(packets: &mut Vec<Packet>, bytes: &[u8]) {
+        packets.push(Packet {
+            direction: Direction::Sent,
+            bytes: bytes.to_vec(),
+        });
+    }
+
+    /// Something in a TLS record that says it is ciphertext.
+    fn record_of(bytes: &[u8]) -> Vec<u8> {
+        let len = u16::try_from(bytes.len()).expect("it is short");
+        [&[23, 3, 3], &len.to_be_bytes()[..], bytes].concat()
+    }
+
+    #[tokio::test]
+    async fn everything_holds_until_something_is_planted_or_taken_away() {
+        let seen = perform().await.expect("loopback has free ports");
+        assert_eq!(failing(&seen), [""; 0]);
+
+        let changes: [Change; _] = [
+            (CREDENTIALS, &|call| call.asked.truncate(3)),
+            (CREDENTIALS, &|call| call.later.body += ALICE),
+            (ARRIVED, &|call| call.bob.got[0].payload[7] ^= 1),
+            (ARRIVED, &|call| call.alice.got.clear()),
+            (SEARCH_WORKS, &|call| call.would_be.clear()),
+            (SEARCH_WORKS, &|call| call.fetched_at += 1),
+            (NOTHING_FOUND, &|call| {
+                plant(&mut call.alice.packets, b"ALICE");
+            }),
+            (NOTHING_FOUND, &|call| {
+                plant(
+                    &mut call.next_day.packets,
+                    STANDARD.encode(ALICE).as_bytes(),
+                );
+            }),
+            (NAMES, &|call| {
+                call.alice.credential = call.homeservers.clone();
+            }),
+            (NAMES, &|call| call.next_day.packets.clear()),
+            (NAMES, &|call| call.later.username += "A"),
+            (NAMES, &|call| call.next_day = call.alice.clone()),
+            (SEALED, &|call| plant(&mut call.bob.packets, b"in clear")),
+            (SEALED, &|call| {
+                let username = call.bob.credential.username.clone();
+                plant(&mut call.bob.packets, &record_of(username.as_bytes()));
+            }),
+            (SEALED, &|call| {
+                let sound = record_of(&call.answer);
+                plant(&mut call.bob.packets, &sound);
+            }),
+            (SEALED, &|call| call.alice.packets.clear()),
+            (SEALED, &|call| call.bob.packets.clear()),
+            (ADDRESSES, &|call| {
+                let own = call.alice.read[1].clone();
+                call.bob.read.push(own);
+            }),
+            (ADDRESSES, &|call| {
+                call.bob.got[0].from = Some(call.alice.address);
+            }),
+            (ADDRESSES, &|call| {
+                call.alice.relayed = call.alice.address;
+            }),
+            (ADDRESSES, &|call| call.alice.read.clear()),
+            (LOG, &|call| call.log += "client=@alice:example.org"),
+            (LOG, &|call| call.log += &call.alice.address.to_string()),
+            (LOG, &|call| call.log += &call.bob.relayed.to_string()),
+            (LOG, &|call| {
+                call.metrics += &call.next_day.credential.username;
+            }),
+            (LOG, &|call| call.log.clear()),
+            (LOG, &|call| call.metrics.clear()),
+            (NOT_HIDDEN, &|call| call.bob.packets.clear()),
+        ];
+        for (index, (claim, change)) in changes.into_iter().enumerate() {
+            let mut call = seen.clone();
+            change(&mut call);
+            let failing = failing(&call);
+            let is_found = failing.iter().any(|failing| failing.starts_with(claim));
+            assert!(is_found, "change {index}: {claim}: {failing:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_found_masked_plain_and_as_text() {
+        for (address, ip_is_enough) in [("127.0.0.2:49294", true), ("127.0.0.1:49294", false)] {
+            let address: SocketAddr = address.parse().expect("an address");
+            // RFC 8489 §14.2: the port with the first half of 0x2112A442, the address with all of it
+            let last = address.to_string().as_bytes()[8] - b'0';
+            for found in [
+                vec![0, 1, 0xE1, 0x9C, 0x5E, 0x12, 0xA4, 0x42 ^ last],
+                vec![0xC0, 0x8E, 127, 0, 0, last],
+                format!("client={address},").into_bytes(),
+            ] {
+                assert!(has_address(&found, address), "{address} {found:?}");
+            }
+            let other_port = [0xC0, 0x8F, 127, 0, 0, last];
+            assert_eq!(has_address(&other_port, address), ip_is_enough);
+            assert!(!has_address(b"127.0.0.9:49294", address));
+        }
     }
 }
