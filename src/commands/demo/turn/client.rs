@@ -321,22 +321,7 @@ impl Client {
 
     /// Asks the relay; its answer, which has to be signed and not an error.
     async fn ask(&mut self, method: Method, attributes: &[Attribute]) -> Result<Vec<u8>, String> {
-        let challenge = match &self.challenge {
-            Some(challenge) => challenge.clone(),
-            None => {
-                let mut request = Vec::new();
-                write(
-                    &mut request,
-                    Class::Request,
-                    method,
-                    attributes,
-                    &self.random,
-                );
-                let answer = self.exchange(&request).await?;
-                let challenge = Challenge::of(&parse(&answer)?).ok_or("it asks for no username")?;
-                self.challenge.insert(challenge).clone()
-            }
-        };
+        let challenge = self.challenged(method, attributes).await?;
         let request = signed(
             method,
             attributes,
@@ -353,6 +338,28 @@ impl Client {
             return Err("the relay's answer is not signed".to_owned());
         }
         Ok(answer)
+    }
+
+    /// What the relay wants in an authentic request: the first request finds it out.
+    async fn challenged(
+        &mut self,
+        method: Method,
+        attributes: &[Attribute],
+    ) -> Result<Challenge, String> {
+        if let Some(challenge) = &self.challenge {
+            return Ok(challenge.clone());
+        }
+        let mut request = Vec::new();
+        write(
+            &mut request,
+            Class::Request,
+            method,
+            attributes,
+            &self.random,
+        );
+        let answer = self.exchange(&request).await?;
+        let challenge = Challenge::of(&parse(&answer)?).ok_or("the relay asks for no username")?;
+        Ok(self.challenge.insert(challenge).clone())
     }
 
     /// Sends a request, and waits for its answer.

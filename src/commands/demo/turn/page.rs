@@ -181,12 +181,12 @@ fn days(call: &Call, paper: &Paper) -> String {
     let lines = usernames.map(|(when, credential)| {
         let mut line = Line::default().with(when, Style::Faint);
         line.pad(16);
-        line.with(&credential.username, Style::Unavoidable)
+        paper.wrapped(&line.with(&credential.username, Style::Unavoidable))
     });
     let prose = "Within a day Alice's calls can be recognised as one person's by the name, then no more: the key that it was \
                  made with is forgotten, and nobody can make it again. (The clock of the relay was moved on for this.)";
     paper.rule("Alice's username, from day to day")
-        + &paper.lines(&lines)
+        + &lines.concat()
         + &paper.paragraph("✗ ", Style::Good, prose)
 }
 
@@ -298,8 +298,10 @@ fn limits(paper: &Paper) -> String {
     for prose in [
         "From those who listen near a client: its own address, that it uses this relay, and when and how much is \
          said. Who can listen at both ends can tell by that who talks to whom.",
+        "From the other side: the address, unless the app is told to go through the relay alone, as here. Otherwise phones \
+         tell each other where they are, by way of the homeserver, since a direct way is the shortest.",
         "From the relay: the addresses of both while the call lasts, and, for the moment in which it makes credentials, \
-         whose they are. It writes neither down.",
+         whose they are. It writes neither down, as long as log.unsafe_identifiers is off.",
     ] {
         text += &paper.paragraph("• ", Style::Unavoidable, prose);
     }

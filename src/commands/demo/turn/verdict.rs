@@ -74,7 +74,7 @@ impl Reader {
         match self {
             Self::WireWithHomeserversName => vec![View {
                 addresses: vec![alice.address],
-                bytes: vec![call.would_be.clone()],
+                bytes: pieces(&call.would_be),
                 person: alice,
                 credential: &call.homeservers,
             }],
@@ -95,11 +95,14 @@ impl Reader {
 
 impl<'a> View<'a> {
     fn wire(person: &'a Person) -> Self {
-        let bytes = [Direction::Sent, Direction::Received].map(|direction| {
+        let packets = person.packets.iter();
+        let mut bytes: Vec<_> = packets.map(|packet| packet.bytes.clone()).collect();
+        // what is cut in two is found, too
+        bytes.extend([Direction::Sent, Direction::Received].map(|direction| {
             let packets = person.packets.iter();
             let packets = packets.filter(|packet| packet.direction == direction);
             packets.flat_map(|packet| packet.bytes.clone()).collect()
-        });
+        }));
         Self {
             addresses: vec![person.address],
             ..Self::of(person, &bytes)
@@ -109,7 +112,7 @@ impl<'a> View<'a> {
     fn of(person: &'a Person, bytes: &[Vec<u8>]) -> Self {
         Self {
             addresses: Vec::new(),
-            bytes: bytes.to_vec(),
+            bytes: bytes.iter().flat_map(|bytes| pieces(bytes)).collect(),
             person,
             credential: &person.credential,
         }
@@ -133,6 +136,15 @@ impl<'a> View<'a> {
     fn reads(&self, traces: &[Trace]) -> bool {
         self.bytes.iter().any(|bytes| readable_in(traces, bytes))
     }
+}
+
+/// A message, and the values in it each alone: a neighbour must not hide where something encoded begins.
+fn pieces(message: &[u8]) -> Vec<Vec<u8>> {
+    let mut pieces = vec![message.to_vec()];
+    if let Ok(message) = Message::parse(message) {
+        pieces.extend(message.attributes().map(|(_, value)| value.to_vec()));
+    }
+    pieces
 }
 
 /// Whether a reader can read something about anybody.
