@@ -106,11 +106,10 @@ fn refused(
         }
         403 => (
             "the relay refuses the peer with 403".to_owned(),
-            "the peer policy keeps clients of this relay from each other, which most calls need"
-                .to_owned(),
+            "most calls go from one client of a relay to another, and nothing goes through this one".to_owned(),
             format!(
-                "the address that clients are told must be allowed: take it out of `peers.deny` in {path}, or, if it \
-                 is private, set `relay.external` (or add it to `peers.allow`)"
+                "Nocturne never refuses its own addresses: see that the URI leads to this relay, and what the peer \
+                 policy of that server denies; what {path} denies is in `peers`"
             ),
         ),
         440 => (
@@ -173,4 +172,95 @@ pub(in crate::commands::doctor) fn tls(error: &io::Error) -> String {
     }
     let inner = error.get_ref().map(ToString::to_string);
     inner.unwrap_or_else(|| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, time::SystemTime};
+
+    use super::*;
+
+    fn config() -> Config {
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        let path = folder.path().join("turn-relay.yaml");
+        let text = "realm: turn.example.org\nsecrets: [a secret of the tests]\n";
+        std::fs::write(&path, text).expect("write a file of the test");
+        let loaded = turn_relay::config::load(&path, SystemTime::UNIX_EPOCH);
+        let mut config = loaded.config.expect("it is valid");
+        config.path = Path::new("turn-relay.yaml").to_owned();
+        config
+    }
+
+    fn said(step: Step, fault: &Fault) -> (String, String) {
+        let uri = Uri::parse("turn:turn.example.org:3478?transport=udp").expect("a URI");
+        let server = SocketAddr::from(([192, 0, 2, 7], 3478));
+        let (what, why, remedy) = explain(step, fault, &uri, server, &config());
+        assert!(!why.is_empty());
+        (what, remedy)
+    }
+
+    #[test]
+    fn each_error_has_its_own_remedy() {
+        let here = || Some("turn.example.org".to_owned());
+        for (step, code, what, remedy) in [
+            (
+                Step::Allocate,
+                401,
+                "is refused with 401",
+                "systemctl reload nocturne-turn",
+            ),
+            (
+                Step::Permit,
+                403,
+                "allocations work; for a permission the relay refuses",
+                "peer policy",
+            ),
+            (Step::Allocate, 440, "(440)", "relay.addresses"),
+            (
+                Step::AllocateAnother,
+                486,
+                "the quota is full (486)",
+                "quotas.allocations_per_user",
+            ),
+            (Step::Allocate, 508, "no room left (508)", "relay.ports"),
+            (Step::Allocate, 300, "(300)", "credentials.uris"),
+            (Step::Allocate, 500, "error 500", "log"),
+        ] {
+            let (found, mends) = said(
+                step,
+                &Fault::Refused {
+                    code,
+                    realm: here(),
+                },
+            );
+            assert!(found.contains(what), "{code}: {found}");
+            assert!(mends.contains(remedy), "{code}: {mends}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_in_another_realm_names_both() {
+        let realm = Some("elsewhere.example".to_owned());
+        let (what, _) = said(Step::Allocate, &Fault::Refused { code: 401, realm });
+        assert!(
+            what.contains("\"elsewhere.example\"") && what.contains("\"turn.example.org\""),
+            "{what}"
+        );
+    }
+
+    #[test]
+    fn silence_means_something_else_before_and_after_the_allocation() {
+        let (what, remedy) = said(Step::Allocate, &Fault::NoAnswer);
+        assert!(
+            what.contains("nothing comes back from UDP port 3478 of 192.0.2.7"),
+            "{what}"
+        );
+        assert!(remedy.contains("firewall"), "{remedy}");
+        let (what, remedy) = said(Step::Pass, &Fault::NoAnswer);
+        assert!(what.contains("no packet goes"), "{what}");
+        assert!(remedy.contains("nocturne_turn_drops"), "{remedy}");
+        for fault in [Fault::Closed, Fault::Nonsense, Fault::Forged] {
+            assert!(!said(Step::Allocate, &fault).0.is_empty());
+        }
+    }
 }

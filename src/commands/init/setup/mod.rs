@@ -234,7 +234,13 @@ fn last_step(facts: &Facts<'_>) -> String {
         "\
 ## 8. Try it
 
-From anywhere:
+On this machine:
+
+```sh
+sudo -u nocturne nocturne doctor --config-dir {folder} --homeserver {public} --server-name {server_name}
+```
+
+It tries everything above for real (DNS, ports, the certificate, a packet through the relay over each URI, the homeserver, the well-known, the push providers), and says for each failure what to do. With the access token of some user in the environment variable `NOCTURNE_ACCESS_TOKEN` it also looks at what that user's client is told, and with `--livekit FILE` at LiveKit's configuration. It cannot see a firewall in front of this machine. So, from anywhere else:
 
 ```sh
 curl https://{host}/_matrix/push/v1/notify
@@ -246,6 +252,9 @@ The first answers `{{\"gateway\":\"matrix\",…}}`: pushers may have this addres
 Then call somebody, one of you on Wi-Fi and the other on the mobile network. `curl -s http://{credentials}/metrics | grep allocations` shows that the relay takes part.
 
 ",
+        folder = facts.folder(),
+        public = shell(facts.is.homeserver.public.as_str().trim_end_matches('/')),
+        server_name = shell(facts.is.server_name),
         credentials = facts.credentials()
     )
 }
