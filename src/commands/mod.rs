@@ -7,6 +7,7 @@ use tokio::runtime;
 pub(crate) mod check;
 pub(crate) mod credentials;
 pub(crate) mod demo;
+pub(crate) mod doctor;
 pub(crate) mod init;
 pub(crate) mod keygen;
 pub(crate) mod notify;
