@@ -24,6 +24,7 @@ mod homeserver;
 mod livekit;
 mod ports;
 mod push;
+mod reach;
 mod turn;
 mod well_known;
 
@@ -97,6 +98,8 @@ struct Context {
     clock: Clock,
     random: Random,
     environment: Environment,
+    /// What several topics ask of the network.
+    reached: reach::Reached,
 }
 
 impl Context {
@@ -168,6 +171,7 @@ fn context(arguments: &Arguments, environment: &Environment) -> Result<Context, 
         clock,
         random,
         environment: environment.clone(),
+        reached: reach::Reached::default(),
     };
     for path in check::usual_files(arguments.config_dir.as_deref(), environment)? {
         match check::kind(&path) {

@@ -109,11 +109,7 @@ async fn answer(service: &Service, head: &Parts) -> (Outcome, Response) {
     let state = service.state();
     let world = &service.0.world;
     let Some(homeserver) = &state.homeserver else {
-        let response = matrix_error(
-            StatusCode::NOT_FOUND,
-            "M_UNRECOGNIZED",
-            NO_HOMESERVER,
-        );
+        let response = matrix_error(StatusCode::NOT_FOUND, "M_UNRECOGNIZED", NO_HOMESERVER);
         return (Outcome::NotConfigured, response);
     };
     let query = head.uri.query().unwrap_or_default();

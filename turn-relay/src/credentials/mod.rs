@@ -328,7 +328,8 @@ mod tests {
         let clock = Clock::system();
         let credential = by_hand(&old, None, &clock, &Random::system()).to_json();
         let credential: serde_json::Value = serde_json::from_str(&credential).unwrap();
-        let [username, password] = ["username", "password"].map(|key| credential[key].as_str().unwrap());
+        let [username, password] =
+            ["username", "password"].map(|key| credential[key].as_str().unwrap());
         old.secrets.insert(0, Secret::new("south".to_owned()));
         assert!(is_signed(&old, username, password));
         assert!(!is_signed(&old, &format!("{username}x"), password));

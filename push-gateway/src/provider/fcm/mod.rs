@@ -24,11 +24,7 @@ use shared::{
     random::Random,
 };
 
-use self::{
-    oauth::OAuth,
-    payload::PayloadOptions,
-    token::AccessTokens,
-};
+use self::{oauth::OAuth, payload::PayloadOptions, token::AccessTokens};
 use super::{AppContext, Attempt, Probe, renewal::renew_if_asked, standing, transport};
 use crate::{
     config,
