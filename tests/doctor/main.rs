@@ -6,14 +6,22 @@
 //! | module | what |
 //! |---|---|
 //! | [`sound`] | a set-up that works, and what is said of it |
-//! | [`relay`] | what can be wrong with the relay, one test each |
+//! | [`relay`] | what can be wrong with the relay |
 //! | [`certificates`] | what can be wrong with its certificate |
+//! | [`homeserver`], [`well_known`] | what clients find at the homeserver and under its name |
 //! | [`livekit`] | LiveKit's configuration |
+//! | [`push`] | what providers say to the gateway's credentials |
+//! | [`clock`] | a clock that is wrong |
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod certificates;
+mod clock;
 mod harness;
+mod homeserver;
 mod livekit;
+mod push;
 mod relay;
 mod sound;
+mod web;
+mod well_known;

@@ -25,6 +25,7 @@ mod livekit;
 mod places;
 mod ports;
 mod push;
+mod reach;
 mod turn;
 mod well_known;
 
@@ -98,6 +99,8 @@ struct Context {
     clock: Clock,
     random: Random,
     environment: Environment,
+    /// What several topics ask of the network.
+    reached: reach::Reached,
 }
 
 impl Context {
@@ -169,6 +172,7 @@ fn context(arguments: &Arguments, environment: &Environment) -> Result<Context, 
         clock,
         random,
         environment: environment.clone(),
+        reached: reach::Reached::default(),
     };
     for path in check::usual_files(arguments.config_dir.as_deref(), environment)? {
         match check::kind(&path) {
