@@ -220,3 +220,32 @@ fn printable(text: String) -> String {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_strangers_said_does_not_steer_the_terminal() {
+        let finding = Finding::failure(
+            Topic::Turn,
+            "turn:host\u{1b}[2J",
+            "it says\r\n\u{1b}]0;title\u{7} hello",
+            "why",
+            "remedy",
+        );
+        assert_eq!(
+            finding.text(),
+            "  failure  turn:host [2J: it says ]0;title hello\n           Why it matters: why\n           \
+             What to do: remedy\n"
+        );
+    }
+
+    #[test]
+    fn every_topic_is_shown_once() {
+        let labels: std::collections::BTreeSet<_> =
+            Topic::ALL.iter().map(|topic| topic.label()).collect();
+        assert_eq!(labels.len(), Topic::ALL.len());
+        assert!(Topic::ALL.is_sorted());
+    }
+}

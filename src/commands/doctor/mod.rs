@@ -22,6 +22,7 @@ mod dns;
 mod finding;
 mod homeserver;
 mod livekit;
+mod places;
 mod ports;
 mod push;
 mod reach;
