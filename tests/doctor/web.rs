@@ -1,6 +1,7 @@
 //! Web servers on loopback that answer as a test says, and `nocturne doctor` that asks them.
 
 use std::{
+    fmt::Write as _,
     io::{self, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
@@ -167,12 +168,17 @@ fn answer(mut stream: impl Read + Write, pages: &dyn Fn(&Asked) -> Option<Page>)
         let now = Clock::system().wall();
         let by = Duration::from_secs(ahead.unsigned_abs());
         let date = if ahead < 0 { now - by } else { now + by };
-        text += &format!("date: {}\r\n", httpdate::fmt_http_date(date));
+        let _ = write!(text, "date: {}\r\n", httpdate::fmt_http_date(date));
     }
     for (name, value) in &page.headers {
-        text += &format!("{name}: {value}\r\n");
+        let _ = write!(text, "{name}: {value}\r\n");
     }
-    text += &format!("content-length: {}\r\n\r\n{}", page.body.len(), page.body);
+    let _ = write!(
+        text,
+        "content-length: {}\r\n\r\n{}",
+        page.body.len(),
+        page.body
+    );
     stream.write_all(text.as_bytes())?;
     stream.flush()
 }

@@ -70,7 +70,7 @@ fn compared(other: String, ahead: i64) -> Finding {
             other,
             format!("this machine's clock agrees with it to within {NOTABLE} seconds"),
         ),
-        ..=TOO_FAR => Finding::warning(Topic::Clock, other, what, WHY, REMEDY),
+        _ if seconds <= TOO_FAR => Finding::warning(Topic::Clock, other, what, WHY, REMEDY),
         _ => Finding::failure(Topic::Clock, other, what, WHY, REMEDY),
     }
 }
