@@ -19,7 +19,7 @@ mod snippets;
 mod words;
 
 /// The documents that users read.
-const DOCUMENTS: [&str; 19] = [
+const DOCUMENTS: [&str; 20] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -28,6 +28,7 @@ const DOCUMENTS: [&str; 19] = [
     "clients/typescript/README.md",
     "docs/behind-nat.md",
     "docs/dependencies.md",
+    "docs/doctor.md",
     "docs/from-coturn.md",
     "docs/from-sygnal.md",
     "docs/install.md",
