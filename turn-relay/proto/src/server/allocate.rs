@@ -300,8 +300,12 @@ impl<R: Random> Server<R> {
         let Some(allocation) = self.allocations.get_same_mut(relay.slot, relay.generation) else {
             return;
         };
+        let kind = allocation.kind;
         if let Some(relay) = allocation.relay_mut(relay.family) {
             relay.open = true;
+            if kind == RelayKind::Tcp {
+                self.commons.listening.insert(relay.advertised);
+            }
         }
         self.finish_if_decided(relay.slot, effects);
     }
@@ -590,6 +594,9 @@ fn close_relay(
     };
     if allocation.published {
         commons.ports.publish(relay.advertised, None);
+    }
+    if allocation.kind == RelayKind::Tcp {
+        commons.listening.remove(relay.advertised);
     }
     effects.list.push(Effect::CloseRelay { relay: id });
     commons.ports.give_back(relay.bind, relay.advertised.port());
