@@ -10,7 +10,7 @@ use super::{
     RelayFailure, Server,
     allocation::{Allocation, Granted, Pending, Relay, place},
     authenticate::Authentic,
-    reply::{Challenge, Request, answer, fail, write_allocated},
+    reply::{Challenge, Request, answer, fail, is_no_stranger, write_allocated},
 };
 use crate::{
     address::{Family, FiveTuple, RelayId},
@@ -400,6 +400,9 @@ impl<R: Random> Server<R> {
         let Some(allocation) = self.allocations.get(slot) else {
             return;
         };
+        if made {
+            is_no_stranger(client, effects);
+        }
         let result: Result<&dyn Fn(&mut MessageWriter<'_>), u16> = if made {
             Ok(&|writer| write_allocated(allocation, writer))
         } else {

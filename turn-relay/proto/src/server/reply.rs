@@ -6,7 +6,7 @@ use super::{
     authenticate::Authentic,
 };
 use crate::{
-    address::FiveTuple,
+    address::{FiveTuple, Transport},
     budget,
     commons::Random,
     effect::{Data, Effect, Effects, Purpose},
@@ -205,6 +205,13 @@ pub(super) fn succeed(
 pub(super) enum Challenge {
     Yes,
     No,
+}
+
+/// An authentic request came of a client that has an allocation, or has it now.
+pub(super) fn is_no_stranger(client: FiveTuple, effects: &mut Effects) {
+    if client.transport != Transport::Udp {
+        effects.list.push(Effect::Authenticated { client });
+    }
 }
 
 pub(super) fn push_answer(client: FiveTuple, range: std::ops::Range<usize>, effects: &mut Effects) {

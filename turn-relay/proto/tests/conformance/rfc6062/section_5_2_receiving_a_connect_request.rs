@@ -181,7 +181,7 @@ fn a_denied_peer_gets_403() {
         config.tcp_relay = true;
         let mut policy = crate::support::world::policy();
         policy.deny_ports = vec![25];
-        config.policy = std::sync::Arc::new(policy);
+        config.policy = Arc::new(policy);
     });
     let (mut client, _) = allocated(&mut world);
     let denied = [
