@@ -153,15 +153,18 @@ relay=$!
 tries=0
 until grep -q "serving health" turn.log || [ $tries = 600 ]; do tries=$((tries + 1)); sleep 0.05; done
 code=0
-"$NOCTURNE" doctor --config-dir . --json || code=$?
+"$NOCTURNE" doctor --config-dir . --json $ARGUMENTS || code=$?
 kill $relay
 exit $code
 "#;
 
 #[cfg(target_os = "linux")]
-#[test]
-fn on_a_machine_with_public_addresses_nothing_is_even_warned_of() {
-    const NAME: &str = "turn.example.org";
+const NAME: &str = "turn.example.org";
+
+/// What doctor says on a machine with `5.0.1.2` and `2a00:5:1::2`, to which a name leads; none where there are no
+/// namespaces.
+#[cfg(target_os = "linux")]
+fn on_a_machine(relay: &Value, arguments: &str) -> Option<Report> {
     let namespaces = ["unshare", "--net", "--mount", "--"];
     let may = Command::new(namespaces[0])
         .args(&namespaces[1..])
@@ -169,13 +172,13 @@ fn on_a_machine_with_public_addresses_nothing_is_even_warned_of() {
         .output();
     if !may.is_ok_and(|output| output.status.success()) {
         eprintln!("skipped: network namespaces need root, unshare and ip");
-        return;
+        return None;
     }
     let (authority, identity) = certificate(&[NAME]);
     let installation = with_certificate(&authority, &identity).with_whole(&json!({
         "realm": NAME,
         "secrets": [SECRET],
-        "relay": {"addresses": ["5.0.1.2", "2a00:5:1::2"]},
+        "relay": relay,
     }));
     let hosts = format!("5.0.1.2 {NAME}\n2a00:5:1::2 {NAME}\n");
     write(&installation.path("hosts"), &hosts);
@@ -184,20 +187,68 @@ fn on_a_machine_with_public_addresses_nothing_is_even_warned_of() {
         .args(["sh", "-c", MACHINE])
         .current_dir(installation.path(""))
         .env("NOCTURNE", env!("CARGO_BIN_EXE_nocturne"))
+        .env("ARGUMENTS", arguments)
         .env("SSL_CERT_FILE", installation.roots())
         .output()
         .unwrap();
-    let report = Report::of(&output);
+    Some(Report::of(&output))
+}
+
+#[cfg(target_os = "linux")]
+fn assert_all_good(report: &Report) {
     for finding in &report.findings {
         let outcome = finding["outcome"].as_str().unwrap();
         assert!(["good", "skipped"].contains(&outcome), "{finding:#}");
     }
     assert_eq!(report.code, 0);
     // TLS, UDP and TCP, over both families, relayed at an address of the same family
-    let ways = report.about("turn", NAME);
-    assert_eq!(ways.len(), 6, "{:#}", report.whole);
+    assert_eq!(report.about("turn", NAME).len(), 6, "{:#}", report.whole);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn on_a_machine_with_public_addresses_nothing_is_even_warned_of() {
+    let relay = json!({"addresses": ["5.0.1.2", "2a00:5:1::2"]});
+    let Some(report) = on_a_machine(&relay, "") else {
+        return;
+    };
+    assert_all_good(&report);
+    report.assert_good("ports");
     for address in ["5.0.1.2", "2a00:5:1::2"] {
         report.assert_says("dns", NAME, "good", address);
+        report.assert_says("dns", "relayed addresses", "good", address);
     }
-    report.assert_says("dns", "relayed addresses", "good", "2a00:5:1::2");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn from_elsewhere_only_what_clients_see_is_looked_at() {
+    let relay = json!({"addresses": ["5.0.1.2", "2a00:5:1::2"]});
+    let Some(report) = on_a_machine(&relay, "--elsewhere") else {
+        return;
+    };
+    assert_all_good(&report);
+    for topic in ["ports", "certificates"] {
+        let good = report.about(topic, "").into_iter();
+        assert_eq!(
+            good.filter(|finding| finding["outcome"] == "good").count(),
+            0
+        );
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_private_relayed_address_behind_a_public_name_is_seen_by_whoever_allocates() {
+    let relay = json!({"addresses": ["5.0.1.2"], "external": {"5.0.1.2": "10.1.2.3"}});
+    let Some(report) = on_a_machine(&relay, "--elsewhere") else {
+        return;
+    };
+    report.assert_fails(
+        "turn",
+        NAME,
+        "10.1.2.3, a private address",
+        "relay.external",
+    );
+    report.assert_fails("dns", "relayed addresses", "10.1.2.3", "relay.external");
 }
