@@ -66,7 +66,7 @@ pub(super) fn read_turn(context: &mut Context, path: PathBuf) {
     context.turn_path = Some(path);
 }
 
-pub(super) async fn examine(context: &Context) -> Vec<Finding> {
+pub(super) fn examine(context: &Context) -> Vec<Finding> {
     context.read.clone()
 }
 

@@ -1,6 +1,9 @@
 //! Where the names lead that clients are told, and which addresses clients are told to be theirs.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use futures_util::future::join_all;
 use shared::address_policy::is_public;
@@ -67,7 +70,7 @@ fn known(config: &Config, advertised: &[IpAddr]) -> BTreeSet<IpAddr> {
     let listeners = [&listen.udp, &listen.tcp, &listen.tls]
         .into_iter()
         .flatten();
-    let listeners: Vec<_> = listeners.map(|listener| listener.ip()).collect();
+    let listeners: Vec<_> = listeners.map(SocketAddr::ip).collect();
     let relayed = addresses::find(&config.relay).unwrap_or_default();
     let mut known: BTreeSet<_> = listeners.iter().copied().collect();
     known.extend(advertised);

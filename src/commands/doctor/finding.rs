@@ -1,5 +1,7 @@
 //! What was found: one line each if it is good, else what is wrong, why that matters and what to do.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 
 /// What a finding is about. The order is that in which topics are shown.
@@ -186,7 +188,7 @@ impl Finding {
         };
         let mut text = format!("  {label:<8} {}: {what}\n", self.subject);
         for (heading, sentence) in below {
-            text.push_str(&format!("           {heading}: {sentence}\n"));
+            let _ = writeln!(text, "           {heading}: {sentence}");
         }
         text
     }

@@ -8,7 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use shared::yaml::{self, Diagnostics, Section, Value};
+use shared::{
+    secret::Secret,
+    yaml::{self, Diagnostics, Section, Value},
+};
 use turn_relay::config::Config;
 use turn_relay_proto::credential::{RestUsername, Secrets};
 
@@ -29,7 +32,7 @@ const STRANGERS: [&str; 2] = ["google.com", "twilio.com"];
 const SEEN: &str =
     "LiveKit sends clients where they get no relay, and calls through strict networks fail";
 
-pub(super) async fn examine(context: &Context) -> Vec<Finding> {
+pub(super) fn examine(context: &Context) -> Vec<Finding> {
     let Some(path) = &context.livekit else {
         return vec![Finding::skipped(
             TOPIC,
@@ -165,7 +168,7 @@ impl Entry {
         match &self.proof {
             Proof::Secret(secret) => {
                 let known = config.secrets.iter();
-                match known.map(|known| known.expose()).position(|known| known == secret) {
+                match known.map(Secret::expose).position(|known| known == secret) {
                     Some(0) => Finding::good(TOPIC, subject, "names this relay, with its secret"),
                     Some(_) => Finding::warning(
                         TOPIC,

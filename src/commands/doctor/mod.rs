@@ -1,6 +1,6 @@
 //! `nocturne doctor`: the real thing is tried, and what fails is explained.
 
-use std::{io, path::PathBuf, process::ExitCode, time::Duration};
+use std::{fmt::Write as _, io, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Args;
 use serde_json::json;
@@ -58,12 +58,12 @@ pub(crate) struct Arguments {
     /// Without it, what the well-known of --server-name says, else `credentials.homeserver`.
     #[arg(long, value_name = "URL", value_parser = base_url)]
     homeserver: Option<Url>,
-    /// The name behind the colon in user IDs, for https://NAME/.well-known/matrix/client.
+    /// The name behind the colon in user IDs, for `https://NAME/.well-known/matrix/client`.
     #[arg(long, value_name = "NAME")]
     server_name: Option<String>,
     /// A file with the access token of some user, to ask the homeserver for TURN credentials as a client does.
     ///
-    /// Without it, the environment variable NOCTURNE_ACCESS_TOKEN.
+    /// Without it, the environment variable `NOCTURNE_ACCESS_TOKEN`.
     #[arg(long, value_name = "FILE")]
     access_token_file: Option<PathBuf>,
     /// LiveKit's configuration: does it name this relay?
@@ -177,10 +177,10 @@ fn context(arguments: &Arguments, environment: &Environment) -> Result<Context, 
     for path in check::usual_files(arguments.config_dir.as_deref(), environment)? {
         match check::kind(&path) {
             Kind::Push if context.push_path.is_none() => {
-                configuration::read_push(&mut context, path)
+                configuration::read_push(&mut context, path);
             }
             Kind::Turn if context.turn_path.is_none() => {
-                configuration::read_turn(&mut context, path)
+                configuration::read_turn(&mut context, path);
             }
             Kind::Push | Kind::Turn => {
                 return Err(format!(
@@ -230,14 +230,14 @@ async fn examine(context: &Context) -> Vec<Finding> {
     let bounded = async |topic: Topic| {
         let found = async {
             match topic {
-                Topic::Configuration => configuration::examine(context).await,
+                Topic::Configuration => configuration::examine(context),
                 Topic::Dns => dns::examine(context).await,
                 Topic::Ports => ports::examine(context).await,
                 Topic::Certificates => certificates::examine(context).await,
                 Topic::Turn => turn::examine(context).await,
                 Topic::Homeserver => homeserver::examine(context).await,
                 Topic::WellKnown => well_known::examine(context).await,
-                Topic::LiveKit => livekit::examine(context).await,
+                Topic::LiveKit => livekit::examine(context),
                 Topic::Push => push::examine(context).await,
                 Topic::Clock => clock::examine(context).await,
             }
@@ -276,7 +276,7 @@ fn in_words(findings: &[Finding]) -> String {
             .filter(|finding| finding.topic == topic)
             .peekable();
         if of_topic.peek().is_some() {
-            text.push_str(&format!("{}\n", topic.title()));
+            let _ = writeln!(text, "{}", topic.title());
             of_topic.for_each(|finding| text.push_str(&finding.text()));
         }
     }

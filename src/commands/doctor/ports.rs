@@ -48,7 +48,7 @@ pub(super) async fn examine(context: &Context) -> Vec<Finding> {
                     config.relay.ports.end()
                 ),
                 "run doctor with the same turn-relay.yaml on a machine elsewhere (TURN goes the way that clients go), \
-                 and call somebody from a mobile network",
+                 and make a call from a mobile network",
             ));
         }
     }

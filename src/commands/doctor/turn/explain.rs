@@ -155,6 +155,10 @@ fn refused(
 
 /// What became of a connection, or of a UDP socket that was told by ICMP.
 pub(in crate::commands::doctor) fn connection(error: &io::Error, way: &str) -> String {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the system says the others itself"
+    )]
     match error.kind() {
         io::ErrorKind::ConnectionRefused => format!("nothing listens at {way}"),
         io::ErrorKind::TimedOut => format!("no answer: nothing comes back from {way}"),
