@@ -5,7 +5,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _, UdpSocket},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     thread,
     time::Duration,
 };
@@ -116,6 +116,18 @@ impl Installation {
         self
     }
 
+    /// With this turn-relay.yaml and nothing else in it but the certificate.
+    pub(crate) fn with_whole(mut self, config: &Value) -> Self {
+        let tls = self.turn["tls"].take();
+        self.turn = config.clone();
+        self.with(&json!({"tls": tls}))
+    }
+
+    /// Where doctor finds the authority of the certificate.
+    pub(crate) fn roots(&self) -> &Path {
+        self.roots.as_deref().unwrap()
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -162,16 +174,7 @@ impl Installation {
     /// What doctor says of this folder.
     pub(crate) fn examine(&self, arguments: &[&str]) -> Report {
         let output = self.doctor(arguments).arg("--json").output().unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
-        let whole: Value = serde_json::from_str(&text)
-            .unwrap_or_else(|error| panic!("{error}:\n{text}\n{complaints}"));
-        assert!(!text.contains(SECRET), "it shows the secret:\n{text}");
-        Report {
-            code: output.status.code().unwrap(),
-            findings: whole["findings"].as_array().unwrap().clone(),
-            whole,
-        }
+        Report::of(&output)
     }
 
     /// The command, for this folder, with a short time for each try.
@@ -213,6 +216,21 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// What `--json` printed.
+    #[track_caller]
+    pub(crate) fn of(output: &Output) -> Self {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
+        let whole: Value = serde_json::from_str(&text)
+            .unwrap_or_else(|error| panic!("{error}:\n{text}\n{complaints}"));
+        assert!(!text.contains(SECRET), "it shows the secret:\n{text}");
+        Self {
+            code: output.status.code().unwrap(),
+            findings: whole["findings"].as_array().unwrap().clone(),
+            whole,
+        }
+    }
+
     /// The findings of a topic about what has `subject` in its name.
     pub(crate) fn about(&self, topic: &str, subject: &str) -> Vec<&Value> {
         self.findings

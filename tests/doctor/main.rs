@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`sound`] | a set-up that works, and what is said of it |
 //! | [`relay`] | what can be wrong with the relay |
+//! | [`impostor`] | servers that are not the relay, or break its promises |
 //! | [`certificates`] | what can be wrong with its certificate |
 //! | [`homeserver`], [`well_known`] | what clients find at the homeserver and under its name |
 //! | [`livekit`] | LiveKit's configuration |
@@ -19,6 +20,7 @@ mod certificates;
 mod clock;
 mod harness;
 mod homeserver;
+mod impostor;
 mod livekit;
 mod push;
 mod relay;

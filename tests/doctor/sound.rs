@@ -1,21 +1,31 @@
 //! A set-up that works.
 
-use serde_json::{Value, json};
-use stand_ins::Authority;
+use std::process::Command;
 
-use crate::harness::{Installation, Report, SECRET, local, printed};
+use serde_json::{Value, json};
+use stand_ins::{Authority, Identity};
+
+use crate::harness::{Installation, Report, SECRET, local, printed, write};
 
 fn sound() -> Installation {
-    let authority = Authority::new().unwrap();
-    let identity = authority.server_identity(&[]).unwrap();
-    Installation::new()
-        .with_certificate(
-            &identity.certificate_pem,
-            &identity.key_pem,
-            authority.pem(),
-        )
+    let (authority, identity) = certificate(&[]);
+    with_certificate(&authority, &identity)
         .with_push()
         .started()
+}
+
+fn certificate(names: &[&str]) -> (Authority, Identity) {
+    let authority = Authority::new().unwrap();
+    let identity = authority.server_identity(names).unwrap();
+    (authority, identity)
+}
+
+fn with_certificate(authority: &Authority, identity: &Identity) -> Installation {
+    Installation::new().with_certificate(
+        &identity.certificate_pem,
+        &identity.key_pem,
+        authority.pem(),
+    )
 }
 
 fn assert_sound(report: &Report) {
@@ -119,7 +129,7 @@ fn people_get_a_line_for_what_is_good_and_three_for_what_is_not() {
 #[test]
 fn without_any_configuration_it_says_where_it_looked() {
     let empty = tempfile::tempdir().unwrap();
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_nocturne"))
+    let output = Command::new(env!("CARGO_BIN_EXE_nocturne"))
         .args(["doctor", "--config-dir"])
         .arg(empty.path())
         .env_clear()
@@ -128,4 +138,117 @@ fn without_any_configuration_it_says_where_it_looked() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("turn-relay.yaml"), "{said}");
+}
+
+/// What a machine with public addresses and a name does: the relay, and doctor beside it.
+#[cfg(target_os = "linux")]
+const MACHINE: &str = r#"
+set -e
+ip link set lo up
+ip address add 5.0.1.2/32 dev lo
+ip address add 2a00:5:1::2/128 dev lo nodad
+mount --bind hosts /etc/hosts
+"$NOCTURNE" turn --config turn-relay.yaml 2> turn.log &
+relay=$!
+tries=0
+until grep -q "serving health" turn.log || [ $tries = 600 ]; do tries=$((tries + 1)); sleep 0.05; done
+code=0
+"$NOCTURNE" doctor --config-dir . --json $ARGUMENTS || code=$?
+kill $relay
+exit $code
+"#;
+
+#[cfg(target_os = "linux")]
+const NAME: &str = "turn.example.org";
+
+/// What doctor says on a machine with `5.0.1.2` and `2a00:5:1::2`, to which a name leads; none where there are no
+/// namespaces.
+#[cfg(target_os = "linux")]
+fn on_a_machine(relay: &Value, arguments: &str) -> Option<Report> {
+    let namespaces = ["unshare", "--net", "--mount", "--"];
+    let may = Command::new(namespaces[0])
+        .args(&namespaces[1..])
+        .args(["ip", "address"])
+        .output();
+    if !may.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: network namespaces need root, unshare and ip");
+        return None;
+    }
+    let (authority, identity) = certificate(&[NAME]);
+    let installation = with_certificate(&authority, &identity).with_whole(&json!({
+        "realm": NAME,
+        "secrets": [SECRET],
+        "relay": relay,
+    }));
+    let hosts = format!("5.0.1.2 {NAME}\n2a00:5:1::2 {NAME}\n");
+    write(&installation.path("hosts"), &hosts);
+    let output = Command::new(namespaces[0])
+        .args(&namespaces[1..])
+        .args(["sh", "-c", MACHINE])
+        .current_dir(installation.path(""))
+        .env("NOCTURNE", env!("CARGO_BIN_EXE_nocturne"))
+        .env("ARGUMENTS", arguments)
+        .env("SSL_CERT_FILE", installation.roots())
+        .output()
+        .unwrap();
+    Some(Report::of(&output))
+}
+
+#[cfg(target_os = "linux")]
+fn assert_all_good(report: &Report) {
+    for finding in &report.findings {
+        let outcome = finding["outcome"].as_str().unwrap();
+        assert!(["good", "skipped"].contains(&outcome), "{finding:#}");
+    }
+    assert_eq!(report.code, 0);
+    // TLS, UDP and TCP, over both families, relayed at an address of the same family
+    assert_eq!(report.about("turn", NAME).len(), 6, "{:#}", report.whole);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn on_a_machine_with_public_addresses_nothing_is_even_warned_of() {
+    let relay = json!({"addresses": ["5.0.1.2", "2a00:5:1::2"]});
+    let Some(report) = on_a_machine(&relay, "") else {
+        return;
+    };
+    assert_all_good(&report);
+    report.assert_good("ports");
+    for address in ["5.0.1.2", "2a00:5:1::2"] {
+        report.assert_says("dns", NAME, "good", address);
+        report.assert_says("dns", "relayed addresses", "good", address);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn from_elsewhere_only_what_clients_see_is_looked_at() {
+    let relay = json!({"addresses": ["5.0.1.2", "2a00:5:1::2"]});
+    let Some(report) = on_a_machine(&relay, "--elsewhere") else {
+        return;
+    };
+    assert_all_good(&report);
+    for topic in ["ports", "certificates"] {
+        let good = report.about(topic, "").into_iter();
+        assert_eq!(
+            good.filter(|finding| finding["outcome"] == "good").count(),
+            0
+        );
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_private_relayed_address_behind_a_public_name_is_seen_by_whoever_allocates() {
+    let relay = json!({"addresses": ["5.0.1.2"], "external": {"5.0.1.2": "10.1.2.3"}});
+    let Some(report) = on_a_machine(&relay, "--elsewhere") else {
+        return;
+    };
+    report.assert_fails(
+        "turn",
+        NAME,
+        "10.1.2.3, a private address",
+        "relay.external",
+    );
+    report.assert_fails("dns", "relayed addresses", "10.1.2.3", "relay.external");
 }

@@ -50,6 +50,9 @@ fn a_whole_well_known_is_good_and_leads_to_the_homeserver() {
 #[test]
 fn a_redirect_is_followed() {
     found(|_| Page::new(302, "").with("location", "/elsewhere")).is_all_good("well_known");
+    // not to where anybody on the way could answer, and not for ever
+    let report = found(|base| Page::new(302, "").with("location", format!("{base}/elsewhere")));
+    report.says("well_known", "failure", "the answer is 302");
     let report = found(|_| Page::new(302, "").with("location", PATH));
     report.says("well_known", "failure", "the answer is 302");
 }

@@ -66,11 +66,11 @@ pub(super) async fn examine(context: &Context) -> Vec<Finding> {
         )];
     }
     let own = places::own();
-    if places::is_elsewhere(config, &own) {
+    if places::is_elsewhere(context, config, &own) {
         return vec![Finding::skipped(
             TOPIC,
             path,
-            "the relay's addresses are not this machine's, so that its listeners are not tried here",
+            "the relay is on another machine, so that its listeners are not tried here",
             "run doctor on the relay's machine; TURN says whether clients take the certificate",
         )];
     }

@@ -508,25 +508,24 @@ async fn gateway(context: &Context) -> Vec<Finding> {
     let (page, private) =
         tokio::join!(reach::get(context, &url), private_addresses(context, &base));
     let judge = Judge { url: &url };
-    let is_gateway = page
-        .answer
-        .ok()
-        .and_then(|answer| answer.json())
-        .is_some_and(|json| {
-            json["gateway"] == "matrix" || json["unifiedpush"]["gateway"] == "matrix"
+    let mut findings = Vec::new();
+    // That nothing answers at all is said already.
+    if let Ok(answer) = page.answer {
+        let json = answer.json().unwrap_or_default();
+        let is_gateway = json["gateway"] == "matrix" || json["unifiedpush"]["gateway"] == "matrix";
+        findings.push(if is_gateway {
+            judge.good("the push gateway answers here")
+        } else {
+            judge.warning(
+                "no push gateway answers here",
+                "apps that register pushers with this address get no notifications",
+                format!(
+                    "have the reverse proxy give {NOTIFY} to the push gateway (step 5 of the SETUP.md that \
+                     `nocturne init` writes); nothing, if your apps have another address"
+                ),
+            )
         });
-    let mut findings = vec![if is_gateway {
-        judge.good("the push gateway answers here")
-    } else {
-        judge.warning(
-            "no push gateway answers here",
-            "apps that register pushers with this address get no notifications",
-            format!(
-                "have the reverse proxy give {NOTIFY} to the push gateway (step 5 of the SETUP.md that `nocturne init` \
-                 writes); nothing, if your apps have another address"
-            ),
-        )
-    }];
+    }
     if !private.is_empty() {
         let list: Vec<_> = private.iter().map(ToString::to_string).collect();
         findings.push(judge.warning(

@@ -69,6 +69,9 @@ pub(crate) struct Arguments {
     /// LiveKit's configuration: does it name this relay?
     #[arg(long, value_name = "FILE")]
     livekit: Option<PathBuf>,
+    /// This machine is not the relay's: look at what clients see alone, and at nothing that is on this machine.
+    #[arg(long)]
+    elsewhere: bool,
     /// How long one try may take.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = clap::value_parser!(u16).range(1..=300))]
     timeout: u16,
@@ -94,6 +97,8 @@ struct Context {
     access_token: Option<Secret<String>>,
     /// `--livekit`
     livekit: Option<PathBuf>,
+    /// `--elsewhere`: the relay is on another machine.
+    elsewhere: bool,
     /// `--timeout`: how long one try may take. A topic makes its tries side by side.
     timeout: Duration,
     clock: Clock,
@@ -168,6 +173,7 @@ fn context(arguments: &Arguments, environment: &Environment) -> Result<Context, 
         server_name: arguments.server_name.clone(),
         access_token: access_token(arguments, environment)?,
         livekit: arguments.livekit.clone(),
+        elsewhere: arguments.elsewhere,
         timeout: Duration::from_secs(arguments.timeout.into()),
         clock,
         random,

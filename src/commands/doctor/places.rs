@@ -72,10 +72,12 @@ pub(super) fn own() -> BTreeSet<IpAddr> {
         .collect()
 }
 
-/// Whether the relay is certainly on another machine: its addresses are given, and none is this one's.
-pub(super) fn is_elsewhere(config: &Config, own: &BTreeSet<IpAddr>) -> bool {
+/// Whether the relay is on another machine: because that was said, or because its addresses are given and none is
+/// this one's.
+pub(super) fn is_elsewhere(context: &Context, config: &Config, own: &BTreeSet<IpAddr>) -> bool {
     let given = &config.relay.addresses;
-    !own.is_empty() && !given.is_empty() && given.iter().all(|address| !own.contains(address))
+    let is_none_here = given.iter().all(|address| !own.contains(address));
+    context.elsewhere || (!own.is_empty() && !given.is_empty() && is_none_here)
 }
 
 /// A listener's address as a program on this machine reaches it.
@@ -102,12 +104,20 @@ pub(super) fn list(addresses: impl IntoIterator<Item = IpAddr>) -> String {
 
 /// Where clients are told that they are; empty where that cannot be found.
 pub(super) fn advertised(context: &Context) -> Vec<IpAddr> {
-    let relay = context.turn.as_ref().map(|config| &config.relay);
-    let found = relay.and_then(|relay| addresses::find(relay).ok());
+    let Some(relay) = context.turn.as_ref().map(|config| &config.relay) else {
+        return Vec::new();
+    };
+    // Without addresses in the file those of this machine would be found.
+    let found: Vec<_> = if context.elsewhere && relay.addresses.is_empty() {
+        relay.external.iter().map(|(_, told)| *told).collect()
+    } else {
+        let found = addresses::find(relay).unwrap_or_default();
+        found.iter().map(|address| address.advertised).collect()
+    };
     let mut advertised: Vec<IpAddr> = Vec::new();
-    for address in found.unwrap_or_default() {
-        if !advertised.contains(&address.advertised) {
-            advertised.push(address.advertised);
+    for address in found {
+        if !advertised.contains(&address) {
+            advertised.push(address);
         }
     }
     advertised

@@ -30,12 +30,14 @@ pub(super) async fn examine(context: &Context) -> Vec<Finding> {
     let mut others = Vec::new();
     match &context.turn {
         None => others.extend(context.without_turn(TOPIC)),
-        Some(config) if places::is_elsewhere(config, &own) => others.push(Finding::skipped(
-            TOPIC,
-            config.path.display().to_string(),
-            "the relay's addresses are not this machine's, so that its ports are not tried here",
-            "run doctor on the relay's machine; TURN goes the way that clients go",
-        )),
+        Some(config) if places::is_elsewhere(context, config, &own) => {
+            others.push(Finding::skipped(
+                TOPIC,
+                config.path.display().to_string(),
+                "the relay is on another machine, so that its ports are not tried here",
+                "run doctor on the relay's machine; TURN goes the way that clients go",
+            ));
+        }
         Some(config) => {
             tries.extend(relay(context, config, &own));
             others.push(Finding::skipped(
@@ -47,13 +49,19 @@ pub(super) async fn examine(context: &Context) -> Vec<Finding> {
                     config.relay.ports.start(),
                     config.relay.ports.end()
                 ),
-                "run doctor with the same turn-relay.yaml on a machine elsewhere (TURN goes the way that clients go), \
-                 and make a call from a mobile network",
+                "run doctor with --elsewhere on a machine elsewhere, where a turn-relay.yaml with `realm`, `secrets` and \
+                 `credentials.uris` is enough; and make a call from a mobile network",
             ));
         }
     }
     match &context.push {
         None => others.extend(context.without_push(TOPIC)),
+        Some(config) if context.elsewhere => others.push(Finding::skipped(
+            TOPIC,
+            config.path.display().to_string(),
+            "the push gateway is on another machine, so that its port is not tried here",
+            "run doctor on its machine",
+        )),
         Some(config) => {
             let listeners = listeners(&config.listen, &own);
             tries.extend(listeners.into_iter().map(|listener| {

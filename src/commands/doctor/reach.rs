@@ -259,7 +259,7 @@ async fn send(
 }
 
 impl Page {
-    /// Where a redirect leads.
+    /// Where a redirect leads; never to where everybody could answer.
     fn redirected(&self) -> Option<Url> {
         let answer = self.answer.as_ref().ok()?;
         if !matches!(answer.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
@@ -267,7 +267,7 @@ impl Page {
         }
         let location = answer.headers.get(header::LOCATION)?.to_str().ok()?;
         let next = Url::parse(&self.url).ok()?.join(location).ok()?;
-        matches!(next.scheme(), "http" | "https").then_some(next)
+        (next.scheme() == "https").then_some(next)
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 use futures_util::future::join_all;
 use rustls::ClientConfig;
 use serde_json::Value;
+use shared::address_policy::is_public;
 use tokio::time::timeout;
 use turn_relay::{
     config::Config,
@@ -156,7 +157,20 @@ async fn try_way(
         .await
         .unwrap_or(Err((Step::Allocate, Fault::NoAnswer)));
     match result {
-        Ok(()) => Finding::good(
+        // What the relay really says, also where its configuration is not this one.
+        Ok(relayed) if is_public(way.server.ip()) && !is_public(relayed) => Finding::failure(
+            TOPIC,
+            subject,
+            format!(
+                "it works, but the relay tells clients that they are at {relayed}, a private address"
+            ),
+            "calls with anybody outside of the relay's network fail: the other side sends to this address",
+            format!(
+                "set `relay.external` in {} on the relay's machine to {{\"LOCAL\": \"PUBLIC\"}}, and restart it",
+                config.path.display()
+            ),
+        ),
+        Ok(_) => Finding::good(
             TOPIC,
             subject,
             "a credential is taken, and a packet goes through from one client to another and back",
@@ -168,12 +182,13 @@ async fn try_way(
     }
 }
 
+/// The address that a client is told, if everything works.
 async fn through(
     context: &Context,
     config: &Config,
     way: &Way<'_>,
     tls: Arc<ClientConfig>,
-) -> Result<(), (Step, Fault)> {
+) -> Result<IpAddr, (Step, Fault)> {
     let mut first = client(context, config, way, &tls).await?;
     let mut second = client(context, config, way, &tls).await?;
     let family = family(context, way.server.ip());
@@ -183,12 +198,13 @@ async fn through(
     result
 }
 
+/// A packet there and back; the address that the first client is told.
 async fn converse(
     context: &Context,
     first: &mut Client<'_>,
     second: &mut Client<'_>,
     family: Option<Family>,
-) -> Result<(), (Step, Fault)> {
+) -> Result<IpAddr, (Step, Fault)> {
     let at = |step| move |fault| (step, fault);
     let one = first.allocate(family).await.map_err(at(Step::Allocate))?;
     let other = second
@@ -203,7 +219,8 @@ async fn converse(
         .map_err(at(Step::Pass))?;
     pass((second, other), (first, one), &back)
         .await
-        .map_err(at(Step::Pass))
+        .map_err(at(Step::Pass))?;
+    Ok(one.ip())
 }
 
 async fn client<'a>(
