@@ -7,11 +7,13 @@ use tokio::runtime;
 pub(crate) mod check;
 pub(crate) mod credentials;
 pub(crate) mod demo;
+pub(crate) mod doctor;
 pub(crate) mod init;
 pub(crate) mod keygen;
 pub(crate) mod notify;
 pub(crate) mod push;
 pub(crate) mod turn;
+mod turn_uri;
 
 /// Runs a future on a runtime with a thread for each core that the process may use.
 fn block_on(future: impl Future<Output = ExitCode>) -> ExitCode {

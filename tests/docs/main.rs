@@ -17,7 +17,7 @@ mod opaque_push;
 mod snippets;
 
 /// The documents that users read.
-const DOCUMENTS: [&str; 13] = [
+const DOCUMENTS: [&str; 14] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -25,6 +25,7 @@ const DOCUMENTS: [&str; 13] = [
     "SECURITY.md",
     "clients/typescript/README.md",
     "docs/dependencies.md",
+    "docs/doctor.md",
     "docs/monitoring.md",
     "docs/opaque-push.md",
     "docs/providers.md",
