@@ -23,6 +23,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(commands::run::Arguments),
     Push(commands::push::Arguments),
     Turn(commands::turn::Arguments),
     Check(commands::check::Arguments),
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let environment = Environment::of_process();
     match cli.command {
+        Command::Run(arguments) => commands::run::run(&arguments, &environment),
         Command::Push(arguments) => commands::push::run(&arguments, &environment),
         Command::Turn(arguments) => commands::turn::run(&arguments, &environment),
         Command::Check(arguments) => commands::check::run(&arguments, &environment),

@@ -16,6 +16,7 @@ pub mod pseudonym;
 pub mod random;
 pub mod rate_limit;
 pub mod secret;
+pub mod supervised;
 pub mod telemetry;
 pub mod tls;
 pub mod yaml;

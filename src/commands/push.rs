@@ -13,7 +13,7 @@ use push_gateway::{
 use shared::{clock::Clock, environment::Environment, lifecycle, random::Random, telemetry};
 use tracing::{error, info, warn};
 
-use super::{block_on, failed, refused};
+use super::{answer_to_supervisor, block_on, failed, refused};
 
 /// Run the push gateway
 ///
@@ -28,6 +28,9 @@ pub(crate) struct Arguments {
     /// `$SYGNAL_CONF` names, push-gateway.yaml, sygnal.yaml.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Standard input is the line to `nocturne run`.
+    #[arg(long, hide = true)]
+    supervised: bool,
 }
 
 /// Runs the command.
@@ -55,6 +58,9 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
         return refused(&path, &errors, &warnings);
     };
     if let Err(problem) = telemetry::start(&config.log.level, config.log.format, environment) {
+        return failed(&problem);
+    }
+    if let Err(problem) = answer_to_supervisor(arguments.supervised) {
         return failed(&problem);
     }
     for warning in &warnings {

@@ -13,7 +13,7 @@ use turn_relay::{
     relay::World,
 };
 
-use super::{block_on_one_thread, failed, refused};
+use super::{answer_to_supervisor, block_on_one_thread, failed, refused};
 
 /// Where the configuration is looked for, in this order.
 const USUAL: [&str; 2] = ["turn-relay.yaml", "/etc/nocturne/turn-relay.yaml"];
@@ -30,6 +30,9 @@ pub(crate) struct Arguments {
     /// Without it, turn-relay.yaml here, else /etc/nocturne/turn-relay.yaml.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Standard input is the line to `nocturne run`.
+    #[arg(long, hide = true)]
+    supervised: bool,
 }
 
 /// Runs the command.
@@ -54,6 +57,9 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
         return refused(&path, &errors, &warnings);
     };
     if let Err(problem) = telemetry::start(&config.log.level, config.log.format, environment) {
+        return failed(&problem);
+    }
+    if let Err(problem) = answer_to_supervisor(arguments.supervised) {
         return failed(&problem);
     }
     for warning in &warnings {
