@@ -32,6 +32,9 @@ enum Command {
     Credentials(commands::credentials::Arguments),
     Keygen(commands::keygen::Arguments),
     Demo(commands::demo::Arguments),
+    #[cfg(target_os = "linux")]
+    #[command(hide = true)]
+    Reader(commands::reader::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -47,5 +50,7 @@ fn main() -> ExitCode {
         Command::Keygen(arguments) => commands::keygen::run(&arguments),
         Command::Notify(arguments) => commands::notify::run(&arguments, &environment),
         Command::Demo(arguments) => commands::demo::run(&arguments, &environment),
+        #[cfg(target_os = "linux")]
+        Command::Reader(arguments) => commands::reader::run(&arguments, &environment),
     }
 }

@@ -5,6 +5,7 @@ pub use address_policy;
 pub mod clock;
 pub mod environment;
 pub mod epoch_key;
+pub mod files;
 pub mod http_client;
 pub mod http_server;
 pub mod key_file;

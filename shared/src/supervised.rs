@@ -58,11 +58,11 @@ pub fn begin() -> io::Result<()> {
 /// Tells the supervisor; none when there is no supervisor.
 pub(crate) fn tell(states: &[NotifyState<'_>]) -> Option<io::Result<()>> {
     let line = LINE.get()?;
-    let mut message = String::new();
-    for state in states {
-        message.push_str(&format!("{state}\n"));
-    }
-    Some((&line.stream).write_all(message.as_bytes()))
+    let mut message = Vec::new();
+    let written = states
+        .iter()
+        .try_for_each(|state| writeln!(message, "{state}"));
+    Some(written.and_then(|()| (&line.stream).write_all(&message)))
 }
 
 /// Waits until the supervisor is gone: for ever, where there is none.
@@ -73,5 +73,5 @@ pub(crate) async fn gone() {
             return;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

@@ -18,7 +18,10 @@ pub(crate) mod init;
 pub(crate) mod keygen;
 pub(crate) mod notify;
 pub(crate) mod push;
+#[cfg(target_os = "linux")]
+pub(crate) mod reader;
 pub(crate) mod run;
+pub(crate) mod sandboxed;
 pub(crate) mod turn;
 
 /// What a folder with configurations has: the push gateway's, the relay's, or both.

@@ -31,6 +31,7 @@ pub(crate) struct Setup {
     folder: TempDir,
     environment: Vec<(String, String)>,
     first_pause: &'static str,
+    arguments: &'static [&'static str],
     /// Where both answer `/health`.
     push: SocketAddr,
     turn: SocketAddr,
@@ -54,6 +55,7 @@ impl Setup {
             environment: vec![("SSL_CERT_FILE".to_owned(), text(&authority))],
             folder,
             first_pause: "250",
+            arguments: &[],
             push: free_address(),
             turn: free_address(),
         };
@@ -81,6 +83,11 @@ impl Setup {
     /// With pauses as short as this, in milliseconds.
     pub(crate) fn with_first_pause(mut self, milliseconds: &'static str) -> Self {
         self.first_pause = milliseconds;
+        self
+    }
+
+    pub(crate) fn with_arguments(mut self, arguments: &'static [&'static str]) -> Self {
+        self.arguments = arguments;
         self
     }
 
@@ -125,6 +132,7 @@ impl Setup {
             self = Self {
                 environment: self.environment,
                 first_pause: self.first_pause,
+                arguments: self.arguments,
                 ..again
             };
         }
@@ -137,6 +145,7 @@ impl Setup {
         let child = Command::new(env!("CARGO_BIN_EXE_nocturne"))
             .args(["run", "--first-pause", self.first_pause, "--config-dir"])
             .arg(folder.path().join("configurations"))
+            .args(self.arguments)
             .env_clear()
             .envs(self.environment.iter().cloned())
             .current_dir(folder.path())
@@ -231,6 +240,13 @@ impl Run {
 
     pub(crate) fn write(&self, file: &str, text: &str) {
         fs::write(self.configuration(file), text).unwrap();
+    }
+
+    /// Puts another file in the place of one.
+    pub(crate) fn replace(&self, file: &str, text: &str) {
+        let new = self.folder.path().join("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, self.configuration(file)).unwrap();
     }
 
     pub(crate) fn configuration(&self, file: &str) -> PathBuf {

@@ -21,7 +21,7 @@ use self::{
     service::{Patience, Service},
     supervisor::Supervisor,
 };
-use super::{PUSH_FILE, TURN_FILE, block_on_one_thread, failed};
+use super::{PUSH_FILE, TURN_FILE, block_on_one_thread, failed, sandboxed::Privileges};
 
 mod service;
 mod supervisor;
@@ -44,6 +44,8 @@ pub(crate) struct Arguments {
     /// alone. Without it: /etc/nocturne, else ./config.
     #[arg(long, value_name = "DIR")]
     config_dir: Option<PathBuf>,
+    #[command(flatten)]
+    privileges: Privileges,
     /// The first pause before a service that ended is started again, in milliseconds. All other patience is
     /// a multiple of it.
     #[arg(long, value_name = "MS", hide = true, default_value_t = 250, value_parser = clap::value_parser!(u64).range(1..=60_000))]
@@ -64,7 +66,13 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
     for (subcommand, file) in [("push", PUSH_FILE), ("turn", TURN_FILE)] {
         let path = found.folder.join(file);
         if found.files.contains(&file) {
-            services.push(Service::new(subcommand, path, environment, patience));
+            services.push(Service::new(
+                subcommand,
+                path,
+                arguments.privileges.arguments(),
+                environment,
+                patience,
+            ));
         } else {
             info!(
                 "there is no {}: `nocturne {subcommand}` is not started",

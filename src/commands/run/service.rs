@@ -52,6 +52,7 @@ pub(super) struct Service {
     /// The subcommand.
     pub(super) name: &'static str,
     configuration: PathBuf,
+    privileges: Vec<String>,
     /// Variables that are none of its business: the other's settings and keys, and who watches the
     /// supervisor.
     hidden: Vec<String>,
@@ -139,6 +140,7 @@ impl Service {
     pub(super) fn new(
         name: &'static str,
         configuration: PathBuf,
+        privileges: Vec<String>,
         environment: &Environment,
         patience: Patience,
     ) -> Self {
@@ -146,6 +148,7 @@ impl Service {
         Self {
             name,
             configuration,
+            privileges,
             hidden: environment
                 .names()
                 .filter(is_hidden)
@@ -167,6 +170,7 @@ impl Service {
             .arg0("nocturne")
             .args([self.name, "--supervised", "--config"])
             .arg(&self.configuration)
+            .args(&self.privileges)
             .env(
                 "WATCHDOG_USEC",
                 self.patience.silence.as_micros().to_string(),
@@ -322,17 +326,16 @@ impl Service {
             State::Waiting(_) | State::Ended => None,
         };
         let verdict = self.decide(served.unwrap_or_default(), now);
-        match (verdict, &self.state) {
-            (Verdict::Restart, State::Waiting(until)) => {
-                let pause = until.duration_since(now);
-                warn!(
-                    service = self.name,
-                    %end,
-                    pause_milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
-                    "ended: it is started again after a pause"
-                );
-            }
-            (_, _) => error!(service = self.name, %end, "it cannot be started"),
+        if let State::Waiting(until) = &self.state {
+            let pause = until.duration_since(now);
+            warn!(
+                service = self.name,
+                %end,
+                pause_milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+                "ended: it is started again after a pause"
+            );
+        } else {
+            error!(service = self.name, %end, "it cannot be started");
         }
         verdict
     }

@@ -181,24 +181,19 @@ impl Supervisor {
             let Some(service) = self.service_of(pid) else {
                 continue;
             };
-            match stopping {
-                None => {
-                    let verdict = service.ended(end, now);
-                    self.judge(verdict, end.exit_code());
-                    if self.stopping.is_none() {
-                        self.tell();
-                    }
+            if stopping.is_none() {
+                let verdict = service.ended(end, now);
+                self.judge(verdict, end.exit_code());
+                if self.stopping.is_none() {
+                    self.tell();
                 }
-                Some(_) => {
-                    let was_asked = [End::Code(0), Self::by(Signal::TERM), Self::by(Signal::INT)];
-                    info!(service = service.name, %end, "ended");
-                    service.is_over();
-                    if !was_asked.contains(&end) {
-                        self.stopping = self
-                            .stopping
-                            .map(|code| if code == 0 { UNCLEAN } else { code });
-                    }
-                }
+                continue;
+            }
+            info!(service = service.name, %end, "ended");
+            service.is_over();
+            let as_asked = [End::Code(0), Self::by(Signal::TERM), Self::by(Signal::INT)];
+            if stopping == Some(0) && !as_asked.contains(&end) {
+                self.stopping = Some(UNCLEAN);
             }
         }
     }
