@@ -27,7 +27,7 @@ pub(super) struct Needs<'a> {
     pub(super) service: &'static str,
     pub(super) configuration: &'a Path,
     pub(super) environment: &'a Environment,
-    /// TCP ports that it listens on.
+    /// TCP ports that it listens on; 0 for whichever is free.
     pub(super) tcp_ports: Vec<u16>,
     /// UDP ports that it listens on.
     pub(super) udp_ports: Vec<u16>,
@@ -51,23 +51,32 @@ pub(super) use linux::{enter, read_for};
 #[cfg(target_os = "linux")]
 mod linux {
     use std::{
+        io::ErrorKind,
         os::{
             fd::{AsFd as _, OwnedFd},
             unix::{net::UnixStream, process::CommandExt as _},
         },
         process::{Command, ExitCode, Stdio},
+        time::Duration,
     };
 
     use sandbox::{Entered, User};
     use shared::{clock::Clock, files};
     use tokio::signal::unix::{SignalKind, signal};
-    use tracing::warn;
+    use tracing::{error, warn};
 
     use super::{Environment, Needs, Path, PathBuf, Privileges};
     use crate::commands::{block_on_one_thread, failed, program};
 
     /// Whom root becomes without being told.
     const USUAL_USER: &str = "nocturne";
+
+    /// Where the C library finds name servers.
+    const NAME_SERVERS: &str = "/etc/resolv.conf";
+
+    /// How often it is looked whether that can still be read, and how often that is said.
+    const LOOK: Duration = Duration::from_secs(10);
+    const SAY_AGAIN: Duration = Duration::from_hours(1);
 
     /// Ports that take a capability.
     const PRIVILEGED: std::ops::Range<u16> = 1..1024;
@@ -78,9 +87,31 @@ mod linux {
     pub(in crate::commands) struct Closing(Entered);
 
     impl Closing {
-        /// Gives it up.
+        /// Gives it up. On a runtime, for what is to be watched from then on.
         pub(in crate::commands) fn close(self) -> Result<(), String> {
-            self.0.close().map_err(|problem| problem.to_string())
+            self.0.close().map_err(|problem| problem.to_string())?;
+            tokio::spawn(watch_names());
+            Ok(())
+        }
+    }
+
+    /// Says so when names cannot be looked up any more. Landlock's rule is for the file that was there at the
+    /// start; the C library makes do without the new one, and asks a server that is not there.
+    async fn watch_names() {
+        let mut looks = tokio::time::interval(LOOK);
+        let mut last_said = None;
+        loop {
+            let now = looks.tick().await;
+            let opened = std::fs::File::open(NAME_SERVERS);
+            if !opened.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
+                last_said = None;
+            } else if last_said.is_none_or(|last| now >= last + SAY_AGAIN) {
+                error!(
+                    "{NAME_SERVERS} was replaced, and landlock keeps this process from the new one: host names cannot \
+                     be looked up until the service is restarted"
+                );
+                last_said = Some(now);
+            }
         }
     }
 
@@ -104,7 +135,8 @@ mod linux {
         let ports = || needs.tcp_ports.iter().chain(&needs.udp_ports);
         let folders = needs.environment.get("SSL_CERT_DIR");
         let wanted = sandbox::Needs {
-            tcp_ports: needs.tcp_ports.clone(),
+            // The relay's threads share the one that the first of them gets.
+            tcp_ports: Some(needs.tcp_ports.clone()).filter(|ports| !ports.contains(&0)),
             privileged_ports: ports().any(|port| PRIVILEGED.contains(port)),
             folders: folders.map(PathBuf::from).into_iter().collect(),
         };

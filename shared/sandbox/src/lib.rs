@@ -40,8 +40,8 @@ pub enum Problem {
 /// What a service needs once it runs.
 #[derive(Clone, Debug, Default)]
 pub struct Needs {
-    /// TCP ports that it listens on, 0 for whichever is free.
-    pub tcp_ports: Vec<u16>,
+    /// TCP ports that it listens on, 0 for one socket on whichever is free; none: it may listen on all.
+    pub tcp_ports: Option<Vec<u16>>,
     /// Whether one of its ports, TCP or UDP, is below 1024.
     pub privileged_ports: bool,
     /// Folders with public files beside the usual ones, such as certificate authorities.

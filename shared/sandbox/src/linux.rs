@@ -176,7 +176,7 @@ pub fn enter(needs: &Needs, user: Option<User>) -> Result<Entered, Problem> {
     keep_capabilities(capabilities);
     let public = PUBLIC.iter().map(PathBuf::from);
     let readable = public.chain(needs.folders.iter().cloned());
-    report(restrict(readable, Some(&needs.tcp_ports)));
+    report(restrict(readable, needs.tcp_ports.as_deref()));
     Ok(Entered {
         user,
         system_calls: true,
@@ -212,14 +212,16 @@ fn keep_capabilities(wanted: CapabilitySet) {
         return;
     };
     let kept = present.permitted & wanted;
-    let done = set_capabilities(
-        None,
-        CapabilitySets {
-            effective: kept,
-            permitted: kept,
-            inheritable: CapabilitySet::empty(),
-        },
-    );
+    let sets = CapabilitySets {
+        effective: kept,
+        permitted: kept,
+        inheritable: CapabilitySet::empty(),
+    };
+    // A unit may forbid the very call.
+    if sets == present {
+        return;
+    }
+    let done = set_capabilities(None, sets);
     if let Err(error) = done {
         warn!(%error, "capabilities cannot be given up");
     }
@@ -231,17 +233,18 @@ fn restrict(
     tcp_ports: Option<&[u16]>,
 ) -> Result<RulesetStatus, RulesetError> {
     let reading: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
-    let ports = tcp_ports.unwrap_or_default();
-    let status = Ruleset::default()
+    let mut ruleset = Ruleset::default()
         .handle_access(AccessFs::from_all(KNOWN))?
-        .handle_access(AccessNet::BindTcp)?
-        .scope(Scope::Signal)?
+        .scope(Scope::Signal)?;
+    if tcp_ports.is_some() {
+        ruleset = ruleset.handle_access(AccessNet::BindTcp)?;
+    }
+    let ports = tcp_ports.unwrap_or_default().iter();
+    let status = ruleset
         .create()?
         .add_rules(path_beneath_rules(readable, reading))?
         .add_rules(
-            ports
-                .iter()
-                .map(|port| Ok::<_, RulesetError>(NetPort::new(*port, AccessNet::BindTcp))),
+            ports.map(|port| Ok::<_, RulesetError>(NetPort::new(*port, AccessNet::BindTcp))),
         )?
         .restrict_self()?;
     Ok(status.ruleset)
