@@ -25,6 +25,7 @@ const DOCUMENTS: [&str; 14] = [
     "SECURITY.md",
     "clients/typescript/README.md",
     "docs/dependencies.md",
+    "docs/doctor.md",
     "docs/monitoring.md",
     "docs/opaque-push.md",
     "docs/providers.md",
