@@ -29,6 +29,7 @@ const DOCUMENTS: [&str; 14] = [
     "docs/monitoring.md",
     "docs/opaque-push.md",
     "docs/providers.md",
+    "docs/run.md",
     "docs/turn-credentials.md",
     "spec/opaque-push.md",
     "tests/interop/README.md",
