@@ -19,7 +19,7 @@ mod snippets;
 mod words;
 
 /// The documents that users read.
-const DOCUMENTS: [&str; 20] = [
+const DOCUMENTS: [&str; 21] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -35,6 +35,7 @@ const DOCUMENTS: [&str; 20] = [
     "docs/monitoring.md",
     "docs/opaque-push.md",
     "docs/providers.md",
+    "docs/run.md",
     "docs/troubleshooting.md",
     "docs/turn-credentials.md",
     "docs/upgrade-and-backup.md",
