@@ -15,6 +15,7 @@ use tokio::runtime;
 pub(crate) mod check;
 pub(crate) mod credentials;
 pub(crate) mod demo;
+pub(crate) mod doctor;
 pub(crate) mod init;
 pub(crate) mod keygen;
 pub(crate) mod notify;
@@ -24,6 +25,7 @@ pub(crate) mod reader;
 pub(crate) mod run;
 pub(crate) mod sandboxed;
 pub(crate) mod turn;
+mod turn_uri;
 
 /// What a folder with configurations has: the push gateway's, the relay's, or both.
 const PUSH_FILE: &str = "push-gateway.yaml";

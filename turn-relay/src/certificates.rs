@@ -192,6 +192,15 @@ impl Identity {
         names.join(", ")
     }
 
+    /// The certificate itself, without the chain above it, as DER.
+    #[must_use]
+    pub fn leaf(&self) -> &[u8] {
+        self.certified
+            .cert
+            .first()
+            .map_or(&[], |leaf| leaf.as_ref())
+    }
+
     /// Whether a client that connects to `host` takes it for that host's (RFC 9525 §6).
     #[must_use]
     pub fn is_for(&self, host: &str) -> bool {

@@ -10,7 +10,7 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
-    datagrams::{Datagrams, Role},
+    datagrams::{Appetite, Datagrams, Role},
     ready::Queued,
 };
 
@@ -27,6 +27,8 @@ pub struct UdpListener {
     pub socket: UdpSocket,
     /// Whether it waits to be read.
     pub queued: Queued,
+    /// For how much it is asked.
+    pub appetite: Appetite,
 }
 
 /// A TCP socket that clients connect to, in clear or with TLS.
@@ -64,6 +66,7 @@ pub fn udp(
         Ok(UdpListener {
             socket: socket.into(),
             queued: Queued::No,
+            appetite: Appetite::default(),
         })
     };
     let all = || -> io::Result<_> {
