@@ -80,7 +80,12 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
             .map(SocketAddr::port)
             .chain(config.relay.ports.clone())
             .collect(),
-        udp_ports: listen.udp.iter().map(SocketAddr::port).collect(),
+        udp_ports: listen
+            .udp
+            .iter()
+            .chain(&listen.dtls)
+            .map(SocketAddr::port)
+            .collect(),
     };
     let closing = match sandboxed::enter(&arguments.privileges, &needs) {
         Ok(closing) => closing,
