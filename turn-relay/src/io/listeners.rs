@@ -27,6 +27,8 @@ pub struct UdpListener {
     pub socket: UdpSocket,
     /// Whether it waits to be read.
     pub queued: Queued,
+    /// Whether clients speak DTLS here.
+    pub is_encrypted: bool,
 }
 
 /// A TCP socket that clients connect to, in clear or with TLS.
@@ -64,6 +66,7 @@ pub fn udp(
         Ok(UdpListener {
             socket: socket.into(),
             queued: Queued::No,
+            is_encrypted: false,
         })
     };
     let all = || -> io::Result<_> {

@@ -29,6 +29,11 @@ pub(super) struct Sender<D> {
     pub(super) locals: Locals,
     pub(super) relays: Relays,
     pub(super) connections: Connections,
+    #[cfg(feature = "dtls")]
+    pub(super) sessions: crate::io::dtls::sessions::Sessions,
+    /// Where DTLS sessions put what they have.
+    #[cfg(feature = "dtls")]
+    pub(super) records: Vec<u8>,
     /// Connections that are of no use any more, and have to be closed.
     pub(super) broken: Vec<Link>,
     /// Bytes that may wait for one client.
@@ -60,6 +65,9 @@ impl<D: Datagrams> Sender<D> {
                 ))
             }
             Transport::Tcp | Transport::Tls => Some(Destination::Stream(client.link, purpose)),
+            #[cfg(feature = "dtls")]
+            Transport::Dtls => Some(Destination::Session(client.link, traffic_class)),
+            #[cfg(not(feature = "dtls"))]
             Transport::Dtls => None,
         }
     }
@@ -124,8 +132,13 @@ impl<D: Datagrams> Sender<D> {
                 (lost, DropReason::SendFailed)
             }
             Destination::Stream(link, purpose) => {
-                let lost = self.write(link, purpose, messages);
+                let lost = self.write(link, purpose, 0, messages);
                 (lost, DropReason::QueueFull)
+            }
+            #[cfg(feature = "dtls")]
+            Destination::Session(link, traffic_class) => {
+                let lost = self.write(link, Purpose::Relayed, traffic_class, messages);
+                (lost, DropReason::SendFailed)
             }
         };
         if lost > 0 {
@@ -146,11 +159,12 @@ impl<D: Datagrams> Sender<D> {
         }
     }
 
-    /// Writes messages to a client's stream, or has the thread write them that has it.
+    /// Writes messages to a client's stream or DTLS session, or has the thread write them that has it.
     pub(super) fn write(
         &mut self,
         link: Link,
         purpose: Purpose,
+        traffic_class: u8,
         messages: &[IoSlice<'_>],
     ) -> usize {
         let Some(worker) = Connections::worker(link) else {
@@ -161,6 +175,10 @@ impl<D: Datagrams> Sender<D> {
                 Some(colleague) => colleague.mailbox.put(link, messages),
                 None => messages.len(),
             };
+        }
+        #[cfg(feature = "dtls")]
+        if let Some(slot) = self.sessions.slot(link) {
+            return self.send_by_session(slot, traffic_class, messages);
         }
         let Some(slot) = self.connections.slot(link) else {
             return messages.len();

@@ -531,6 +531,10 @@ impl<D: Datagrams> Worker<D> {
             if let Some(slot) = self.sender.connections.slot(link) {
                 self.close(slot);
             }
+            #[cfg(feature = "dtls")]
+            if let Some(slot) = self.sender.sessions.slot(link) {
+                self.end_session(slot, super::sessions::Farewell::None);
+            }
         }
     }
 
@@ -556,7 +560,7 @@ impl<D: Datagrams> Worker<D> {
             }
             lost += self
                 .sender
-                .write(link, Purpose::Relayed, &messages[..count]);
+                .write(link, Purpose::Relayed, 0, &messages[..count]);
         }
         drop(all);
         self.letters = letters;

@@ -1,5 +1,7 @@
 //! Answers, RFC 8489 §6.3 and §9.2.4.
 
+use std::net::IpAddr;
+
 use super::{
     Server,
     allocation::{Allocation, Reply},
@@ -87,12 +89,14 @@ impl<R: Random> Server<R> {
     /// nothing is reflected; and whoever has an allocation is no stranger.
     pub(super) fn may_answer_stranger(&self, client: FiveTuple, now: Now) -> bool {
         let free = client.transport.is_stream() || self.slot_by_client.contains_key(&client);
+        free || self.may_answer_stranger_at(client.client.ip(), now)
+    }
+
+    /// Whether somebody who has shown nothing yet gets an answer there, of which the budget of its prefix pays for one: also for what is
+    /// answered before a message comes here, as by DTLS.
+    pub fn may_answer_stranger_at(&self, client: IpAddr, now: Now) -> bool {
         let limit = self.config.quotas.unauthenticated_per_prefix;
-        let may = free
-            || self
-                .commons
-                .budget
-                .take(client.client.ip(), limit, now.time);
+        let may = self.commons.budget.take(client, limit, now.time);
         if !may {
             self.drop_packet(crate::counters::DropReason::UnauthenticatedBudget);
         }
