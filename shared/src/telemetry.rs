@@ -82,7 +82,7 @@ pub fn start(level: &str, format: LogFormat, environment: &Environment) -> Resul
     let filter = environment.get("RUST_LOG").unwrap_or(level);
     // The libraries below write peers' addresses and hosts at their lower levels; identifiers of a
     // stranger must not come in that way.
-    let filter = EnvFilter::try_new(format!("{filter},hyper=warn,hyper_util=warn,h2=warn,rustls=warn,axum=warn,tower=warn,want=warn,mio=warn"))
+    let filter = EnvFilter::try_new(format!("{filter},hyper=warn,hyper_util=warn,h2=warn,rustls=warn,axum=warn,tower=warn,want=warn,mio=warn,dimpl=error"))
         .map_err(|error| format!("the log level `{filter}` cannot be used: {error}"))?;
     let json = match format {
         LogFormat::Json => true,

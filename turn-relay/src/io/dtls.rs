@@ -127,7 +127,7 @@ pub struct Session {
     pub client: SocketAddr,
     /// The relay's end, as it is numbered for datagrams.
     pub local: Link,
-    engine: Box<Dtls>,
+    engine: Dtls,
     /// What the client drew for it.
     random: [u8; 32],
     /// The cookie that the client has shown, until the engine has seen it.
@@ -182,7 +182,7 @@ impl Session {
             link,
             client,
             local,
-            engine: Box::new(engine),
+            engine,
             random: hello.random,
             cookie: Some(hello.cookie.try_into().map_err(|_| Broken)?),
             is_open: false,
