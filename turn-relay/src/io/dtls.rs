@@ -6,8 +6,8 @@
 use std::{cell::Cell, fmt, net::SocketAddr, sync::Arc, time::Instant};
 
 use dimpl::{
-    Config, Dtls, DtlsCertificate, Error,
-    crypto::{CryptoError, CryptoProvider, HashAlgorithm, HmacProvider, aws_lc_rs},
+    Config, CryptoError, Dtls, DtlsCertificate, Error,
+    crypto::{CryptoProvider, HashAlgorithm, HmacProvider, aws_lc_rs},
 };
 use turn_relay_proto::{FiveTuple, Link, Time, Transport};
 use zeroize::Zeroize as _;

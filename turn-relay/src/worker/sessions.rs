@@ -96,12 +96,10 @@ impl<D: Datagrams> Worker<D> {
         let datagram = self.arena.memory().get(place.range.clone())?;
         let hello = ClientHello::read(datagram)?;
         let slot = self.sender.sessions.insert(|link| {
-            let session = Session::new(&server, link, client, local, &hello, times);
-            session.ok().map(|session| Session {
-                stranger,
-                deadline,
-                ..session
-            })
+            let mut session = Session::new(&server, link, client, local, &hello, times).ok()?;
+            session.stranger = stranger;
+            session.deadline = deadline;
+            Some(session)
         });
         if slot.is_some() {
             self.pulse.dtls.fetch_add(1, Ordering::Relaxed);

@@ -1,12 +1,12 @@
 //! Clients over DTLS, and those who only look like clients: a relay's threads on loopback, with `dimpl` and OpenSSL on the other side.
 
 #[path = "../workers/client.rs"]
-#[expect(dead_code, reason = "shared with the tests of the other transports")]
 mod client;
 mod hostile;
 mod life;
 mod openssl;
 #[path = "../workers/relay.rs"]
+#[expect(dead_code, reason = "shared with the tests of the other transports")]
 mod relay;
 mod session;
 mod traffic;

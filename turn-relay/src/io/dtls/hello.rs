@@ -229,7 +229,7 @@ mod tests {
         let cookies = Cookies::new(&Random::system());
         let now = Time::from_nanos(100 * PERIOD + 1);
         let cookie = cookies.make(client(1), LOCAL, &[7; 32], now);
-        let is_good = |client, local, hello, later| {
+        let is_good = |client, local, hello: &ClientHello<'_>, later| {
             cookies.is_good(client, local, hello, now + Duration::from_secs(later))
         };
         let good = hello(&cookie);
