@@ -19,7 +19,7 @@ use crate::io::{
     datagrams::{Datagrams, Envelope, Place},
     dtls::{
         Broken, MAX_MESSAGE, MAX_MESSAGES, OVERHEAD, Output, Session,
-        hello::{ClientHello, hello_verify_request},
+        hello::{ClientHello, OTHER_VERSION, hello_verify_request},
     },
 };
 
@@ -44,6 +44,9 @@ impl<D: Datagrams> Worker<D> {
         let datagram = self.arena.memory().get(place.range.clone()).unwrap_or(&[]);
         let mut slot = self.sender.sessions.of_client(client, local);
         if let Some(hello) = ClientHello::read(datagram) {
+            if !hello.is_understood {
+                return self.answer_stranger(client, local, &OTHER_VERSION);
+            }
             let known = slot.and_then(|slot| self.sender.sessions.at(slot));
             if !known.is_some_and(|session| session.began_with(&hello)) {
                 let is_second = hello.number == 1;
@@ -63,18 +66,21 @@ impl<D: Datagrams> Worker<D> {
         self.feed(slot, place, traffic_class);
     }
 
-    /// Whoever has shown nothing gets a cookie, as long as its prefix has answers left.
+    /// Whoever has shown nothing gets a cookie.
     fn ask_for_cookie(&mut self, client: SocketAddr, local: Link, number: u16, random: [u8; 32]) {
         if number != 0 {
             self.counters.drops.add(DropReason::Malformed, 1);
             return;
         }
-        if !self.server.may_answer_stranger_at(client.ip(), self.now) {
-            return;
-        }
         let cookie = self.cookies.make(client, local, &random, self.now.time);
-        self.sender
-            .send_record(client, local, 0, &hello_verify_request(&cookie));
+        self.answer_stranger(client, local, &hello_verify_request(&cookie));
+    }
+
+    /// Sends a record that is shorter than what it answers, if its prefix has answers left.
+    fn answer_stranger(&mut self, client: SocketAddr, local: Link, record: &[u8]) {
+        if self.server.may_answer_stranger_at(client.ip(), self.now) {
+            self.sender.send_record(client, local, 0, record);
+        }
     }
 
     /// A client has shown that it is where it claims to be: what it had there before has ended.

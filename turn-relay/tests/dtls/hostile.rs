@@ -11,7 +11,7 @@ use turn_relay_proto::counters::{DropReason, Handshake};
 
 use crate::{
     Relay,
-    client::{Client, Wire},
+    client::{Client, PATIENCE, Wire},
     relay,
     session::{DtlsWire, dtls_client},
     traffic::{peer, relays_both_ways},
@@ -118,19 +118,33 @@ fn what_is_no_hello_is_not_answered() {
     let relay = Relay::start();
     let stranger = from(Ipv4Addr::LOCALHOST, &relay);
     let mut alert = vec![21, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 40];
-    let mut of_1_0 = FIRST_HELLO.to_vec();
-    of_1_0[26] = 0xff;
     // a Binding request, in clear
     let mut binding = vec![0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42];
     binding.extend_from_slice(&[1; 12]);
-    for datagram in [&binding, &alert.clone(), &of_1_0, &vec![], &vec![22; 5]] {
+    for datagram in [&binding, &alert.clone(), &vec![], &vec![22; 5]] {
         stranger.send(datagram).expect("the relay is there");
     }
     alert[3..5].copy_from_slice(&[0, 1]);
     stranger.send(&alert).expect("the relay is there");
-    wait_until("six drops", || relay.drops(DropReason::Malformed) == 6);
+    wait_until("five drops", || relay.drops(DropReason::Malformed) == 5);
     let mut buffer = [0; 2_000];
     assert!(stranger.recv(&mut buffer).is_err(), "it is not answered");
+}
+
+#[test]
+fn a_client_of_an_older_version_is_told_so() {
+    let relay = Relay::start();
+    let stranger = from(Ipv4Addr::LOCALHOST, &relay);
+    let mut hello = FIRST_HELLO;
+    hello[26] = 0xff;
+    stranger.send(&hello).expect("the relay is there");
+    stranger.set_nonblocking(false).expect("possible");
+    stranger.set_read_timeout(Some(PATIENCE)).expect("not zero");
+    let mut buffer = [0; 2_000];
+    let len = stranger.recv(&mut buffer).expect("an answer");
+    // a fatal alert, protocol_version
+    assert_eq!((buffer[0], &buffer[13..len]), (21, [2, 70].as_slice()));
+    assert_eq!(relay.sessions(), 0);
 }
 
 #[test]

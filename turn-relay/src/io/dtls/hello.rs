@@ -53,9 +53,30 @@ pub const FIRST_HELLO: [u8; RECORD_HEADER + MESSAGE_HEADER + 42] = {
     hello
 };
 
-/// What is to be known of a ClientHello of DTLS 1.2, of which the rest may come in other records.
+/// Says to a client that does not speak DTLS 1.2 that nobody here speaks its version: a fatal alert, `protocol_version`.
+pub const OTHER_VERSION: [u8; RECORD_HEADER + 2] = [
+    21,
+    DTLS_1_0[0],
+    DTLS_1_0[1],
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    2,
+    2,
+    70,
+];
+
+/// What is to be known of a ClientHello, of which the rest may come in other records.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ClientHello<'a> {
+    /// Whether the client speaks DTLS 1.2.
+    pub is_understood: bool,
     /// The number of the message: 0, or 1 when it answers a HelloVerifyRequest.
     pub number: u16,
     /// What the client drew for this session.
@@ -82,14 +103,13 @@ impl<'a> ClientHello<'a> {
             return None;
         }
         let body = body.get(..usize::try_from(len).ok()?)?;
+        // later versions say the same, RFC 9147 §5.3
         let (version, body) = body.split_at_checked(2)?;
-        if version != DTLS_1_2 {
-            return None;
-        }
         let (random, body) = body.split_first_chunk::<32>()?;
         let (_session, body) = split_vector(body)?;
         let (cookie, _) = split_vector(body)?;
         Some(Self {
+            is_understood: version == DTLS_1_2,
             number: u16::from_be_bytes([header[4], header[5]]),
             random: *random,
             cookie,
@@ -218,6 +238,7 @@ mod tests {
 
     fn hello(cookie: &[u8]) -> ClientHello<'_> {
         ClientHello {
+            is_understood: true,
             number: 1,
             random: [7; 32],
             cookie,
@@ -256,6 +277,7 @@ mod tests {
         shortest[24] = 36;
         assert!(ClientHello::read(&shortest).is_some());
         assert!(hello_verify_request(&[1; 32]).len() < shortest.len());
+        assert!(OTHER_VERSION.len() < shortest.len());
         for len in 0..shortest.len() {
             assert_eq!(ClientHello::read(&shortest[..len]), None, "{len}");
         }
@@ -269,8 +291,12 @@ mod tests {
     fn a_client_hello_is_told_from_everything_else() {
         let hello = ClientHello::read(&FIRST_HELLO).expect("it is one");
         assert_eq!((hello.number, hello.cookie), (0, [].as_slice()));
-        // another type, version, epoch; another message, not from its beginning, of another version
-        for (at, value) in [(0, 23), (1, 3), (4, 1), (13, 2), (21, 1), (26, 0xff)] {
+        assert!(hello.is_understood);
+        let mut old = FIRST_HELLO;
+        old[26] = 0xff;
+        assert!(!ClientHello::read(&old).expect("it is one").is_understood);
+        // another type, version, epoch; another message, not from its beginning
+        for (at, value) in [(0, 23), (1, 3), (4, 1), (13, 2), (21, 1)] {
             let mut other = FIRST_HELLO;
             other[at] = value;
             assert_eq!(ClientHello::read(&other), None, "{at}");
