@@ -86,7 +86,7 @@ fn a_flood_of_hellos_from_forged_addresses_leaves_nothing_behind() {
     flood(5);
     let before = memory();
     let answers = flood(100);
-    // a session takes some 5 kB at the least: 40,000 of them would be seen
+    // a session takes some 9 kB: 40,000 of them would be seen
     let grown = memory().saturating_sub(before);
     assert!(grown < 20_000_000, "{grown} bytes more");
     assert_eq!(relay.sessions(), 0);
