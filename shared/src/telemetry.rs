@@ -1,6 +1,9 @@
 //! Logs: set up once, in one form.
 
-use std::io::IsTerminal as _;
+use std::{
+    io::{self, IsTerminal as _},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use tracing_subscriber::{
     EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _,
@@ -79,17 +82,13 @@ impl Log {
 ///
 /// A text that says what is wrong with the filter, or that logging was started before.
 pub fn start(level: &str, format: LogFormat, environment: &Environment) -> Result<(), String> {
-    let filter = environment.get("RUST_LOG").unwrap_or(level);
-    // The libraries below write peers' addresses and hosts at their lower levels; identifiers of a
-    // stranger must not come in that way.
-    let filter = EnvFilter::try_new(format!("{filter},hyper=warn,hyper_util=warn,h2=warn,rustls=warn,axum=warn,tower=warn,want=warn,mio=warn,dimpl=error"))
-        .map_err(|error| format!("the log level `{filter}` cannot be used: {error}"))?;
+    let filter = filter(environment.get("RUST_LOG").unwrap_or(level))?;
     let json = match format {
         LogFormat::Json => true,
         LogFormat::Text => false,
-        LogFormat::Auto => !std::io::stderr().is_terminal(),
+        LogFormat::Auto => !io::stderr().is_terminal(),
     };
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let layer = if json {
         layer
             .json()
@@ -100,13 +99,65 @@ pub fn start(level: &str, format: LogFormat, environment: &Environment) -> Resul
     } else {
         layer
             .with_target(false)
-            .with_ansi(std::io::stderr().is_terminal())
+            .with_ansi(io::stderr().is_terminal())
             .boxed()
     };
     tracing_subscriber::registry()
         .with(layer.with_filter(filter))
         .try_init()
         .map_err(|error| format!("logging cannot be started: {error}"))
+}
+
+/// The lines of a log that is kept in memory.
+#[derive(Clone, Debug, Default)]
+pub struct Record(Arc<Mutex<Vec<u8>>>);
+
+impl Record {
+    /// All lines so far.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl io::Write for Record {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Starts logging into memory, without a limit, what [`start`] would write to standard error as text: for
+/// a demonstration of what is logged.
+///
+/// # Errors
+///
+/// As [`start`].
+pub fn record(level: &str) -> Result<Record, String> {
+    let record = Record::default();
+    let writer = record.clone();
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(move || writer.clone())
+        .with_target(false)
+        .with_ansi(false);
+    tracing_subscriber::registry()
+        .with(layer.with_filter(filter(level)?))
+        .try_init()
+        .map_err(|error| format!("logging cannot be started: {error}"))?;
+    Ok(record)
+}
+
+fn filter(level: &str) -> Result<EnvFilter, String> {
+    // The libraries below write peers' addresses and hosts at their lower levels; identifiers of a
+    // stranger must not come in that way.
+    EnvFilter::try_new(format!("{level},hyper=warn,hyper_util=warn,h2=warn,rustls=warn,axum=warn,tower=warn,want=warn,mio=warn,dimpl=error"))
+        .map_err(|error| format!("the log level `{level}` cannot be used: {error}"))
 }
 
 /// A level, or directives such as `info,turn_relay=debug`. A word that is no level would be taken for

@@ -31,6 +31,18 @@ fn shows_what_got_through_and_says_that_every_step_was_seen_to_work() {
         "device token     yes       yes       yes       yes       yes       yes       yes       yes",
         "Sygnal                  8 of 10   10 of 10",
         "  sealed                0 of 10   0 of 10   event ID, room ID, homeserver, unread count",
+        "A call is made. Who gets to see what?",
+        "ALICE'S WIRE, UDP                             │ BOB'S WIRE, TLS",
+        ":@alice:example.org          │   • as ",
+        "~ 160 bytes in channel 0x4000",
+        "DEBUG allocation made allocation=2 transport=\"tls\"",
+        "nocturne_turn_allocations_made_total{transport=\"udp\",family=\"ipv4\"} 2",
+        "✓ The same search finds nothing of the kind in 16 packets on Alice's wire.",
+        "✓ The relay's log has every allocation.",
+        "Matrix ID             YES            no             no             no             no",
+        "a name that returns   for good       for a day      no             no             no",
+        "credentials fetched   to the second  to the hour    no             no             no",
+        "the client's address  yes            yes            yes            no             no",
     ] {
         assert!(text.contains(line), "{line:?} is missing in\n{text}");
     }
@@ -50,13 +62,37 @@ fn leaves_nothing_behind() {
     assert_eq!(left.count(), 0);
 }
 
+#[test]
+fn a_step_that_fails_is_named_and_so_is_the_part_that_it_is_of() {
+    let folder = tempfile::tempdir().expect("there is room for temporary files");
+    let output = command()
+        .env("TMPDIR", folder.path().join("missing"))
+        .output()
+        .expect("the command can be started");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    let step = "TURN: the step \"the relay starts\" failed: No such file or directory";
+    for problem in ["push: No such file or directory", step] {
+        assert!(
+            errors.contains(problem),
+            "{problem:?} is missing in\n{errors}"
+        );
+    }
+}
+
 /// Runs the demo with a proxy that does not exist: it stays on loopback.
 fn demo(folder: &TempDir) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_nocturne"))
-        .arg("demo")
-        .env_clear()
+    command()
         .env("TMPDIR", folder.path())
-        .env("HTTPS_PROXY", "http://192.0.2.1:1")
         .output()
         .expect("the command can be started")
+}
+
+fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nocturne"));
+    command
+        .arg("demo")
+        .env_clear()
+        .env("HTTPS_PROXY", "http://192.0.2.1:1");
+    command
 }

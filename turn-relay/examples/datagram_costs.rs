@@ -230,9 +230,9 @@ mod linux {
             let socket = &self.stage.inner[from];
             loop {
                 let received = if matches!(way, Way::Single | Way::SingleAlone) {
-                    self.portable.receive(socket, &mut self.arena)
+                    self.portable.receive(socket, &mut self.arena, BATCH)
                 } else {
-                    self.system.receive(socket, &mut self.arena)
+                    self.system.receive(socket, &mut self.arena, BATCH)
                 };
                 if received.is_err() {
                     return;

@@ -42,11 +42,18 @@ mod linux {
     const ROUND: usize = 3_000;
 
     pub(super) fn main() {
+        let arguments: Vec<usize> = std::env::args()
+            .skip(1)
+            .filter_map(|argument| argument.parse().ok())
+            .collect();
         println!("nanoseconds of CPU for each packet");
         println!(
             "{:<40}{:>16}{:>16}{:>16}",
             "flows, at once of each, bytes", "client to peer", "peer to client", "across"
         );
+        if let [flows, burst, len] = *arguments {
+            return report(flows, burst, len);
+        }
         for (flows, burst, len) in [
             (1, 1, 160),
             (1, 30, 1_200),
@@ -55,48 +62,49 @@ mod linux {
             (100, 10, 1_200),
             (1_000, 1, 160),
         ] {
-            let mut settings = settings();
-            settings.workers = 1;
-            settings.udp = vec![SocketAddr::from(([0, 0, 0, 0], 0))];
-            let relay = start(settings, reloadable());
-            let flows: Vec<_> = (0..flows).map(|_| Flow::new(&relay)).collect();
-            let mut pairs = Vec::new();
-            for _ in 0..flows.len() / 2 {
-                pairs.push(Pair::new(&relay));
-            }
-            let label = format!("{}, {burst}, {len}", flows.len());
-            print!("{label:<40}");
-            let up = measure(
-                &flows,
-                burst,
-                |flow, payload| {
-                    let message = flow.channel.message(payload);
-                    flow.client.wire.send(&message).expect("sent");
-                },
-                |flow| flow.peer.recv(&mut [0; 2_000]).is_ok(),
-                len,
-            );
-            let down = measure(
-                &flows,
-                burst,
-                |flow, payload| {
-                    flow.peer.send_to(payload, flow.relayed).expect("sent");
-                },
-                |flow| flow.client.wire.recv(&mut [0; 2_000]).is_ok(),
-                len,
-            );
-            let across = measure(
-                &pairs,
-                burst,
-                |pair, payload| {
-                    let message = pair.channel.message(payload);
-                    pair.one.wire.send(&message).expect("sent");
-                },
-                |pair| pair.other.wire.recv(&mut [0; 2_000]).is_ok(),
-                len,
-            );
-            println!("{up:>16}{down:>16}{across:>16}");
+            report(flows, burst, len);
         }
+    }
+
+    /// One line of the table.
+    fn report(flows: usize, burst: usize, len: usize) {
+        let mut settings = settings();
+        settings.workers = 1;
+        settings.udp = vec![SocketAddr::from(([0, 0, 0, 0], 0))];
+        let relay = start(settings, reloadable());
+        let pairs: Vec<_> = (0..flows / 2).map(|_| Pair::new(&relay)).collect();
+        let flows: Vec<_> = (0..flows).map(|_| Flow::new(&relay)).collect();
+        print!("{:<40}", format!("{}, {burst}, {len}", flows.len()));
+        let up = measure(
+            &flows,
+            burst,
+            |flow, payload| {
+                let message = flow.channel.message(payload);
+                flow.client.wire.send(&message).expect("sent");
+            },
+            |flow| flow.peer.recv(&mut [0; 2_000]).is_ok(),
+            len,
+        );
+        let down = measure(
+            &flows,
+            burst,
+            |flow, payload| {
+                flow.peer.send_to(payload, flow.relayed).expect("sent");
+            },
+            |flow| flow.client.wire.recv(&mut [0; 2_000]).is_ok(),
+            len,
+        );
+        let across = measure(
+            &pairs,
+            burst,
+            |pair, payload| {
+                let message = pair.channel.message(payload);
+                pair.one.wire.send(&message).expect("sent");
+            },
+            |pair| pair.other.wire.recv(&mut [0; 2_000]).is_ok(),
+            len,
+        );
+        println!("{up:>16}{down:>16}{across:>16}");
     }
 
     struct Flow {

@@ -1,8 +1,9 @@
 //! The loop of one thread: what sockets have goes to the core, and what the core wants done is done.
 //!
-//! It knows which sockets there are and in which order they are served. What packets mean is the core's matter, how they are
-//! moved that of [`io`](crate::io).
+//! It knows which sockets there are and in which order they are served. What packets mean is the core's matter, how they
+//! are moved that of [`io`](crate::io).
 
+mod moderation;
 mod packets;
 mod peers;
 mod sender;
@@ -18,6 +19,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
         mpsc::{self, Receiver, TryRecvError},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -34,7 +36,7 @@ use turn_relay_proto::{
     counters::{Counters, DropReason},
 };
 
-use self::sender::Sender;
+use self::{moderation::Moderation, sender::Sender};
 use crate::{
     io::{
         connections::Connections,
@@ -55,10 +57,14 @@ use crate::{
 /// What the poll tells of at once.
 const EVENTS: usize = 512;
 
+/// A poll that takes longer has waited for something to happen.
+const REST: Duration = Duration::from_micros(3);
+
 /// Packets after which timers, commands and sockets that became ready meanwhile have their turn.
 const TURN: usize = 1_024;
 
-/// As long as something has a deadline the thread looks at the clock this often, whatever the clock says: a manual one may have been moved.
+/// As long as something has a deadline the thread looks at the clock this often, whatever the clock says: a manual one may
+/// have been moved.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// What a thread begins with.
@@ -178,6 +184,9 @@ pub(crate) struct Worker<D> {
     clock: Clock,
     origin: Instant,
     now: Now,
+    /// Rises by one each time that the poll has told what there is, and by more if the thread had rested until then.
+    turn: u32,
+    moderation: Moderation,
     stopped: bool,
 }
 
@@ -191,8 +200,7 @@ impl<D: Datagrams> Worker<D> {
         let registry = setup.poll.registry();
         for (index, listener) in (0..).zip(&setup.udp) {
             let token = Source::UdpListener(index).token();
-            let fd = listener.socket.as_raw_fd();
-            registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+            datagrams.watch(registry, &listener.socket, token)?;
         }
         for (index, listener) in (0..).zip(&setup.tcp) {
             let token = Source::TcpListener(index).token();
@@ -247,6 +255,8 @@ impl<D: Datagrams> Worker<D> {
             now: now(&common.clock, common.origin),
             clock: common.clock,
             origin: common.origin,
+            turn: 0,
+            moderation: Moderation::default(),
             stopped: false,
         })
     }
@@ -255,18 +265,34 @@ impl<D: Datagrams> Worker<D> {
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS);
         while !self.stopped {
+            let asked = self.pause();
             if let Err(error) = self.poll.poll(&mut events, self.patience())
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 error!(%error, "the poll of a relay thread fails: the thread ends");
                 return;
             }
-            self.read_clock();
+            self.begin_turn(asked);
             for event in &events {
                 self.note(event);
             }
             self.serve();
             self.expire();
+        }
+    }
+
+    /// Lets packets gather if there are many. The result is the time after that.
+    fn pause(&self) -> Instant {
+        let now = self.clock.now();
+        match self
+            .moderation
+            .pause(self.now.time, since(now, self.origin))
+        {
+            Some(pause) if self.ready.is_empty() => {
+                thread::sleep(pause);
+                self.clock.now()
+            }
+            _ => now,
         }
     }
 
@@ -280,11 +306,13 @@ impl<D: Datagrams> Worker<D> {
         Some(next.since(self.now.time).min(LONGEST_WAIT))
     }
 
-    fn read_clock(&mut self) {
+    /// The poll has told what there is; it was asked at `asked`.
+    fn begin_turn(&mut self, asked: Instant) {
         self.now = now(&self.clock, self.origin);
-        self.pulse
-            .beat
-            .store(self.now.time.as_nanos(), Ordering::Release);
+        let nanos = self.now.time.as_nanos();
+        self.pulse.beat.store(nanos, Ordering::Release);
+        let has_rested = self.now.time > since(asked, self.origin) + REST;
+        self.turn = self.turn.wrapping_add(if has_rested { 2 } else { 1 });
     }
 
     /// Something happened at a source.
@@ -341,6 +369,7 @@ impl<D: Datagrams> Worker<D> {
             self.close_broken();
             left = left.saturating_sub(served.max(1));
         }
+        self.moderation.count(TURN - left, self.now.time);
     }
 
     /// Does what other threads want.
@@ -516,9 +545,14 @@ impl Colleague {
 
 /// Both clocks.
 pub(crate) fn now(clock: &Clock, origin: Instant) -> Now {
-    let since = clock.now().saturating_duration_since(origin);
     Now {
-        time: Time::from_nanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)),
+        time: since(clock.now(), origin),
         unix_seconds: clock.unix_seconds(),
     }
+}
+
+/// The time as the core counts it.
+fn since(now: Instant, origin: Instant) -> Time {
+    let nanos = now.saturating_duration_since(origin).as_nanos();
+    Time::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }

@@ -1,6 +1,6 @@
 //! `nocturne demo`: what each party sees, shown and checked on loopback.
 //!
-//! [`push`] is the part about notifications. A part plays its story for real, prints it on
+//! [`push`] is the part about notifications, [`turn`] the one about calls. A part plays its story for real, prints it on
 //! [`paper`], and gives back the [`check::Check`]s that the exit code depends on.
 
 use std::{io, process::ExitCode};
@@ -11,16 +11,19 @@ use shared::environment::Environment;
 use super::{block_on, failed, say};
 
 mod check;
+mod folder;
 mod paper;
 mod push;
+mod search;
+mod turn;
 
 use paper::Paper;
 
-/// Show on this machine alone what Apple, Google and a push service see
+/// Show on this machine alone what Apple, Google, a push service and a listener on the wire see
 ///
-/// Starts stand-ins for them and a gateway on loopback, sends notifications as Synapse does, and
-/// prints who saw what. There is nothing to configure, and nothing is left behind. Exit code 0 only
-/// if every step was seen to work.
+/// Starts stand-ins for them and a gateway on loopback, and sends notifications as Synapse does; then
+/// starts a relay, and two clients make a call through it. Prints who saw what. There is nothing to
+/// configure, and nothing is left behind. Exit code 0 only if every step was seen to work.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  nocturne demo")]
 pub(crate) struct Arguments {}
@@ -30,20 +33,31 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
     let Arguments {} = arguments;
     let paper = Paper::of_stdout(environment);
     block_on(async {
-        let push = match push::play(&paper).await {
-            Ok(push) => push,
-            Err(problem) => return failed(&format!("the demo cannot be played: {problem}")),
-        };
-        say(&mut io::stdout(), &push.story);
-        say(&mut io::stdout(), &check::text(&push.checks, &paper));
-        say(&mut io::stdout(), &push.conclusion);
-        let problems = check::problems(&push.checks);
+        let mut problems = Vec::new();
+        // what follows is played even if this one fails
+        for (part, played) in [
+            ("push", push::play(&paper).await),
+            ("TURN", turn::play(&paper).await),
+        ] {
+            match played {
+                Ok(played) => problems.extend(show(&played, &paper)),
+                Err(problem) => problems.push(format!("{part}: {problem}")),
+            }
+        }
         if problems.is_empty() {
             ExitCode::SUCCESS
         } else {
             failed(&format!("not seen to work:\n  {}", problems.join("\n  ")))
         }
     })
+}
+
+/// Prints a part; what was not seen to work in it.
+fn show(played: &Played, paper: &Paper) -> Vec<String> {
+    say(&mut io::stdout(), &played.story);
+    say(&mut io::stdout(), &check::text(&played.checks, paper));
+    say(&mut io::stdout(), &played.conclusion);
+    check::problems(&played.checks)
 }
 
 /// A part of the demo after it was played.

@@ -10,6 +10,7 @@ use std::{
     ops::Range,
 };
 
+use mio::{Registry, Token};
 use socket2::Socket;
 use turn_relay_proto::{
     IcmpError,
@@ -85,6 +86,46 @@ pub enum Role {
     Relay,
 }
 
+/// What is left at a socket that was received from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Perhaps something, of which the poll does not tell again, or that is likely.
+    Something,
+    /// Nothing, or the poll tells of it.
+    Nothing,
+}
+
+/// How many datagrams are asked for at once.
+///
+/// To find out that a socket has no second one takes a tenth of what a datagram costs. So a socket at which one waited is
+/// asked for one the next time; unless the thread had no rest since then, and it has one already.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Appetite {
+    /// When it was asked, by the turns of the thread's.
+    turn: u32,
+    /// Whether several came.
+    is_eager: bool,
+}
+
+impl Appetite {
+    /// For how many to ask. `turn` rises by one each time that the poll has told what there is, and by more if the
+    /// thread had rested until then.
+    pub fn ask(&mut self, turn: u32) -> usize {
+        let had_no_rest = turn.wrapping_sub(self.turn) <= 1;
+        self.turn = turn;
+        if self.is_eager || had_no_rest {
+            BATCH
+        } else {
+            1
+        }
+    }
+
+    /// So many came.
+    pub const fn learn(&mut self, count: usize) {
+        self.is_eager = count > 1;
+    }
+}
+
 /// A way of moving datagrams. One thread owns it.
 ///
 /// Sockets do not block.
@@ -96,13 +137,25 @@ pub trait Datagrams: fmt::Debug {
     /// If the system refuses what the relay cannot do without.
     fn prepare(&self, socket: &Socket, role: Role) -> io::Result<()>;
 
-    /// Puts what waits at `socket` into `arena`, up to [`BATCH`]; what was there before is overwritten. Fewer than
-    /// [`BATCH`] means that nothing waited any more.
+    /// Has the poll tell of what waits at a socket.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not watch it.
+    fn watch(&self, registry: &Registry, socket: &UdpSocket, token: Token) -> io::Result<()>;
+
+    /// Puts what waits at `socket` into `arena`, `at_most` so many, 1 to [`BATCH`]; what was there before is
+    /// overwritten.
     ///
     /// # Errors
     ///
     /// [`io::ErrorKind::WouldBlock`] if nothing waits. Any other is about an earlier datagram, or about the socket.
-    fn receive(&mut self, socket: &UdpSocket, arena: &mut Arena) -> io::Result<()>;
+    fn receive(
+        &mut self,
+        socket: &UdpSocket,
+        arena: &mut Arena,
+        at_most: usize,
+    ) -> io::Result<Left>;
 
     /// Sends `datagrams`, at most [`MAX_SEGMENTS`] with [`MAX_SENT`] bytes in all. All but the last have the same
     /// length, the last may be shorter; only a single one may be empty. The result says how many were not sent.

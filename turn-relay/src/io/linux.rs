@@ -16,17 +16,15 @@ use std::{
 };
 
 use libc::{c_int, c_uint, c_void, cmsghdr, iovec, mmsghdr, msghdr, sa_family_t, socklen_t};
+use mio::{Registry, Token};
 use socket2::{Domain, Socket};
 use turn_relay_proto::{IcmpError, policy::unmapped};
 
-use super::datagrams::{Arena, BATCH, Datagrams, Envelope, Role};
+use super::datagrams::{Arena, BATCH, Datagrams, Envelope, Left, Role};
 
 /// A segment no longer than this fits every link on which a segmented send works at all: IPv6's least MTU, less headers.
 const ALWAYS_FITS: usize = 1232;
 
-/// [`BATCH`], as the kernel wants it.
-#[expect(clippy::cast_possible_truncation, reason = "a small number")]
-const VLEN: c_uint = BATCH as c_uint;
 #[expect(clippy::cast_possible_truncation, reason = "a small number")]
 const AF_INET: sa_family_t = libc::AF_INET as sa_family_t;
 #[expect(clippy::cast_possible_truncation, reason = "a small number")]
@@ -91,12 +89,13 @@ impl LinuxDatagrams {
         }
     }
 
-    /// Points the headers at the arena's slots, as the kernel wants them before each call.
-    fn aim(&mut self, arena: &mut Arena) {
+    /// Points headers at the arena's slots, as the kernel wants them before each call.
+    fn aim(&mut self, arena: &mut Arena, count: usize) {
         for (index, (message, slot)) in self
             .messages
             .iter_mut()
             .zip(self.slots.iter_mut())
+            .take(count)
             .enumerate()
         {
             let space = arena.slot(index);
@@ -176,16 +175,44 @@ impl Datagrams for LinuxDatagrams {
         }
     }
 
-    fn receive(&mut self, socket: &UdpSocket, arena: &mut Arena) -> io::Result<()> {
+    /// The poll tells of what waits as often as it is asked, so that a socket need not be emptied to hear of it again.
+    fn watch(&self, registry: &Registry, socket: &UdpSocket, token: Token) -> io::Result<()> {
+        let mut event = libc::epoll_event {
+            events: libc::EPOLLIN.cast_unsigned(),
+            // as the poll itself names what it tells of
+            u64: token.0 as u64,
+        };
+        // SAFETY: the kernel reads one event, which is there
+        let result = unsafe {
+            libc::epoll_ctl(
+                registry.as_raw_fd(),
+                libc::EPOLL_CTL_ADD,
+                socket.as_raw_fd(),
+                &raw mut event,
+            )
+        };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
+    fn receive(
+        &mut self,
+        socket: &UdpSocket,
+        arena: &mut Arena,
+        at_most: usize,
+    ) -> io::Result<Left> {
+        let at_most = at_most.min(BATCH);
         arena.clear();
-        self.aim(arena);
+        self.aim(arena, at_most);
         // SAFETY: each header points at a name, a control buffer and one payload buffer with their true lengths, all
         // of which live in `self` and `arena` and are not touched by anybody else during the call
         let count = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
                 self.messages.as_mut_ptr(),
-                VLEN,
+                c_uint::try_from(at_most).unwrap_or(1),
                 libc::MSG_DONTWAIT as _,
                 ptr::null_mut(),
             )
@@ -200,7 +227,12 @@ impl Datagrams for LinuxDatagrams {
             let stride = beside.segment.unwrap_or(len);
             arena.push_at(index, len, stride, from, beside.to, beside.traffic_class);
         }
-        Ok(())
+        // of one that waits behind the only one that was asked for, the poll tells
+        Ok(if count == at_most && at_most > 1 {
+            Left::Something
+        } else {
+            Left::Nothing
+        })
     }
 
     fn send(
@@ -727,7 +759,7 @@ mod tests {
     fn receive(socket: &UdpSocket) -> Arena {
         let mut arena = Arena::new();
         LinuxDatagrams::new()
-            .receive(socket, &mut arena)
+            .receive(socket, &mut arena, BATCH)
             .expect("something waits");
         arena
     }

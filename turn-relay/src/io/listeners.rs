@@ -10,7 +10,7 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
-    datagrams::{Datagrams, Role},
+    datagrams::{Appetite, Datagrams, Role},
     ready::Queued,
 };
 
@@ -29,6 +29,8 @@ pub struct UdpListener {
     pub queued: Queued,
     /// Whether clients speak DTLS here.
     pub is_encrypted: bool,
+    /// For how much it is asked.
+    pub appetite: Appetite,
 }
 
 /// A TCP socket that clients connect to, in clear or with TLS.
@@ -67,6 +69,7 @@ pub fn udp(
             socket: socket.into(),
             queued: Queued::No,
             is_encrypted: false,
+            appetite: Appetite::default(),
         })
     };
     let all = || -> io::Result<_> {

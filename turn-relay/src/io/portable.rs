@@ -6,12 +6,14 @@
 use std::{
     io::{self, IoSlice},
     net::UdpSocket,
+    os::fd::AsRawFd as _,
 };
 
+use mio::{Interest, Registry, Token, unix::SourceFd};
 use socket2::Socket;
 use turn_relay_proto::{IcmpError, policy::unmapped};
 
-use super::datagrams::{Arena, BATCH, Datagrams, Envelope, Role};
+use super::datagrams::{Arena, BATCH, Datagrams, Envelope, Left, Role};
 
 /// `recv_from` and `send_to`.
 #[derive(Debug, Default)]
@@ -30,16 +32,27 @@ impl Datagrams for PortableDatagrams {
         Ok(())
     }
 
-    fn receive(&mut self, socket: &UdpSocket, arena: &mut Arena) -> io::Result<()> {
+    fn watch(&self, registry: &Registry, socket: &UdpSocket, token: Token) -> io::Result<()> {
+        let fd = socket.as_raw_fd();
+        registry.register(&mut SourceFd(&fd), token, Interest::READABLE)
+    }
+
+    /// The poll tells once of what comes: a socket has to be emptied, whatever was asked for.
+    fn receive(
+        &mut self,
+        socket: &UdpSocket,
+        arena: &mut Arena,
+        _at_most: usize,
+    ) -> io::Result<Left> {
         arena.clear();
         while arena.len() < BATCH {
             match socket.recv_from(arena.next_slot()) {
                 Ok((len, from)) => arena.push(len, len, unmapped(from), None, 0),
                 Err(error) if arena.is_empty() => return Err(error),
-                Err(_) => break,
+                Err(_) => return Ok(Left::Nothing),
             }
         }
-        Ok(())
+        Ok(Left::Something)
     }
 
     fn send(
@@ -81,7 +94,8 @@ mod tests {
         }
         let mut datagrams = PortableDatagrams::new();
         let mut arena = Arena::new();
-        let error = datagrams.receive(&other, &mut arena).expect_err("nothing");
+        let receive = |arena: &mut Arena| PortableDatagrams::new().receive(&other, arena, 1);
+        let error = receive(&mut arena).expect_err("nothing");
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         let envelope = Envelope {
             to: other.local_addr().expect("bound"),
@@ -94,7 +108,7 @@ mod tests {
             assert_eq!(datagrams.send(&one, &envelope, &run), 0);
         }
         for _ in 0..2 {
-            datagrams.receive(&other, &mut arena).expect("more wait");
+            assert_eq!(receive(&mut arena).ok(), Some(Left::Something));
             assert_eq!(arena.len(), BATCH);
             for (index, expected) in [(0, b"one"), (BATCH - 1, b"two")] {
                 let received = arena.get(index).expect("received");
@@ -102,6 +116,8 @@ mod tests {
                 assert_eq!(&arena.memory()[received.range.clone()], expected);
             }
         }
-        assert!(datagrams.receive(&other, &mut arena).is_err());
+        assert_eq!(datagrams.send(&one, &envelope, &run), 0);
+        assert_eq!(receive(&mut arena).ok(), Some(Left::Nothing));
+        assert_eq!(arena.len(), 2);
     }
 }

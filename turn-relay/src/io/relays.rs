@@ -13,7 +13,7 @@ use socket2::{Protocol, Socket, Type};
 use turn_relay_proto::{RelayFailure, RelayId, address::Family, effect::RelayKind};
 
 use super::{
-    datagrams::{Datagrams, Role},
+    datagrams::{Appetite, Datagrams, Role},
     listeners::new_socket,
     ready::{Queued, Source},
 };
@@ -39,6 +39,8 @@ pub struct Relay {
     pub socket: RelaySocket,
     /// Whether it waits to be read.
     pub queued: Queued,
+    /// For how much it is asked.
+    pub appetite: Appetite,
     generation: u32,
 }
 
@@ -67,16 +69,19 @@ impl Relays {
     ) -> Result<(), RelayFailure> {
         let token = Source::Relay(id.slot, id.family).token();
         let open = || -> io::Result<RelaySocket> {
-            let socket = match kind {
-                RelayKind::Udp => udp(address, datagrams)?,
-                RelayKind::Tcp => tcp(address)?,
-            };
-            let fd = socket.as_raw_fd();
-            registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
-            Ok(match kind {
-                RelayKind::Udp => RelaySocket::Udp(socket.into()),
-                RelayKind::Tcp => RelaySocket::Tcp(socket.into()),
-            })
+            match kind {
+                RelayKind::Udp => {
+                    let socket = udp(address, datagrams)?.into();
+                    datagrams.watch(registry, &socket, token)?;
+                    Ok(RelaySocket::Udp(socket))
+                }
+                RelayKind::Tcp => {
+                    let socket = tcp(address)?;
+                    let fd = socket.as_raw_fd();
+                    registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+                    Ok(RelaySocket::Tcp(socket.into()))
+                }
+            }
         };
         let socket = open().map_err(|error| {
             if error.kind() == io::ErrorKind::AddrInUse {
@@ -92,6 +97,7 @@ impl Relays {
         self.slots[slot][family_index(id.family)] = Some(Relay {
             socket,
             queued: Queued::No,
+            appetite: Appetite::default(),
             generation: id.generation,
         });
         Ok(())

@@ -6,7 +6,7 @@ use turn_relay_proto::{FiveTuple, Packet, Transport, address::Family};
 
 use super::Worker;
 use crate::io::{
-    datagrams::{Arena, BATCH, Datagrams, Place},
+    datagrams::{Arena, BATCH, Datagrams, Left, Place},
     locals::Local,
     ready::{Queued, Source},
     relays::RelaySocket,
@@ -18,28 +18,24 @@ const RECEIVE_ATTEMPTS: usize = 3;
 /// ICMP errors that are read at once: as many datagrams as one batch sends may each bring one.
 const ICMP_BATCH: usize = BATCH;
 
-/// Whether a source has more.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Rest {
-    Some,
-    None,
-}
-
 impl<D: Datagrams> Worker<D> {
     /// Takes a batch of a listener's. The result says how many packets those were.
     pub(super) fn serve_listener(&mut self, listener_index: u32) -> usize {
         let Some(listener) = self.sender.udp.get_mut(listener_index as usize) else {
             return 0;
         };
-        let rest = receive(
+        let at_most = listener.appetite.ask(self.turn);
+        let left = receive(
             &mut self.sender.datagrams,
             &listener.socket,
             &mut self.arena,
+            at_most,
         );
+        listener.appetite.learn(self.arena.len());
         listener.queued = Queued::No;
         #[cfg(feature = "dtls")]
         let is_encrypted = listener.is_encrypted;
-        if rest == Rest::Some {
+        if left == Left::Something {
             self.ready
                 .push(Source::UdpListener(listener_index), &mut listener.queued);
         }
@@ -95,8 +91,11 @@ impl<D: Datagrams> Worker<D> {
         let RelaySocket::Udp(socket) = &relay.socket else {
             return self.accept_peers(slot, family);
         };
-        let rest = receive(&mut self.sender.datagrams, socket, &mut self.arena);
-        if rest == Rest::Some {
+        let at_most = relay.appetite.ask(self.turn);
+        let datagrams = &mut self.sender.datagrams;
+        let left = receive(datagrams, socket, &mut self.arena, at_most);
+        relay.appetite.learn(self.arena.len());
+        if left == Left::Something {
             self.ready
                 .push(Source::Relay(slot, family), &mut relay.queued);
         }
@@ -148,16 +147,20 @@ impl<D: Datagrams> Worker<D> {
 }
 
 /// Fills the arena from a socket.
-fn receive(datagrams: &mut impl Datagrams, socket: &UdpSocket, arena: &mut Arena) -> Rest {
+fn receive(
+    datagrams: &mut impl Datagrams,
+    socket: &UdpSocket,
+    arena: &mut Arena,
+    at_most: usize,
+) -> Left {
     for _ in 0..RECEIVE_ATTEMPTS {
-        match datagrams.receive(socket, arena) {
-            Ok(()) if arena.len() < BATCH => return Rest::None,
-            Ok(()) => return Rest::Some,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Rest::None,
+        match datagrams.receive(socket, arena, at_most) {
+            Ok(left) => return left,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Left::Nothing,
             Err(_) => {}
         }
     }
-    Rest::None
+    Left::Nothing
 }
 
 fn packet(place: Place, arena: &mut Arena) -> Packet<'_> {

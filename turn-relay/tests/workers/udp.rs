@@ -275,7 +275,7 @@ fn the_traffic_class_is_copied_both_ways() {
         // waits until something is there
         socket.peek_from(&mut [0; 1]).expect("relayed");
         LinuxDatagrams::new()
-            .receive(socket, &mut arena)
+            .receive(socket, &mut arena, 1)
             .expect("it is there");
         arena
             .get(0)

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use stand_ins::homeserver;
 
-use super::search::Trace;
+use crate::commands::demo::search::Trace;
 
 /// The homeserver that the story happens on.
 const HOMESERVER: &str = "clinic.example";

@@ -1,13 +1,12 @@
 //! What the providers of push see of a notification.
 //!
 //! [`stage`] has everybody who takes part, [`message`] what happens on the homeserver, [`phone`] what an
-//! app makes of its pushes. What the stand-ins recorded is searched by [`search`], judged by [`verdict`]
+//! app makes of its pushes. What the stand-ins recorded is searched by [`search`](super::search), judged by [`verdict`]
 //! and shown by [`page`].
 
 mod message;
 mod page;
 mod phone;
-mod search;
 mod stage;
 mod verdict;
 

@@ -6,11 +6,13 @@ use serde_json::{Value, json};
 
 use super::{
     message::{BRIEF, FULL, Fact, Message, ROOMS},
-    search::{Exposure, Request, Trace},
     stage::{Channel, Delivery, Party, Way},
     verdict,
 };
-use crate::commands::demo::paper::{Line, Paper, Style};
+use crate::commands::demo::{
+    paper::{Line, Paper, Style},
+    search::{Exposure, Request, Trace},
+};
 
 /// Rows of a body of random bytes that are shown; the rest looks the same.
 const HEX_ROWS: usize = 3;

@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     net::Ipv4Addr,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -31,6 +31,9 @@ use tokio::task::JoinHandle;
 use super::{
     message::{self, Message},
     phone::{Found, Phone},
+};
+use crate::commands::demo::{
+    folder::Folder,
     search::{Request, Trace, hex},
 };
 
@@ -545,29 +548,4 @@ fn register(
 fn path_of(endpoint: &str) -> String {
     let uri: http::Uri = endpoint.parse().unwrap_or_default();
     uri.path().to_owned()
-}
-
-/// A folder for this user alone that is gone when this is dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn create(random: &Random) -> io::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt as _;
-
-        let name = format!("nocturne-demo-{}", hex(&random.bytes::<8>()));
-        let path = std::env::temp_dir().join(name);
-        fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self(path))
-    }
-
-    fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // nobody can be told of what is left behind; it is what the system's cleaning of temporary files is for
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

@@ -7,10 +7,12 @@ use serde_json::Value;
 
 use super::{
     message::{ELSEWHERE, Fact, ROOMS, STORY, default_payload},
-    search::{Exposure, Trace, readable_in},
     stage::{Channel, Delivery, Party, Way, handed_on},
 };
-use crate::commands::demo::check::Check;
+use crate::commands::demo::{
+    check::Check,
+    search::{Exposure, Trace, readable_in},
+};
 
 /// What an `aes128gcm` message has besides its padded content: header, authentication tag (RFC 8188 §2).
 const SEALED_OVERHEAD: usize = 16 + 4 + 1 + 65 + 16;
@@ -384,9 +386,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::commands::demo::push::{
-        message::FULL,
-        perform,
+    use crate::commands::demo::{
+        push::{message::FULL, perform},
         search::{Request, hex},
     };
 
