@@ -204,7 +204,7 @@ impl Session {
         }
     }
 
-    /// Whether it has begun with this ClientHello, which has come again.
+    /// Whether it has begun with this `ClientHello`, which has come again.
     #[must_use]
     pub fn began_with(&self, hello: &ClientHello<'_>) -> bool {
         hello.number > 0 && hello.random == self.random

@@ -132,12 +132,16 @@ impl<D: Datagrams> Sender<D> {
                 (lost, DropReason::SendFailed)
             }
             Destination::Stream(link, purpose) => {
-                let lost = self.write(link, purpose, 0, messages);
+                let lost = self.write(link, purpose, messages);
                 (lost, DropReason::QueueFull)
             }
             #[cfg(feature = "dtls")]
             Destination::Session(link, traffic_class) => {
-                let lost = self.write(link, Purpose::Relayed, traffic_class, messages);
+                let lost = match self.sessions.slot(link) {
+                    Some(slot) => self.send_by_session(slot, traffic_class, messages),
+                    // another thread has it
+                    None => self.write(link, Purpose::Relayed, messages),
+                };
                 (lost, DropReason::SendFailed)
             }
         };
@@ -164,7 +168,6 @@ impl<D: Datagrams> Sender<D> {
         &mut self,
         link: Link,
         purpose: Purpose,
-        traffic_class: u8,
         messages: &[IoSlice<'_>],
     ) -> usize {
         let Some(worker) = Connections::worker(link) else {
@@ -178,7 +181,7 @@ impl<D: Datagrams> Sender<D> {
         }
         #[cfg(feature = "dtls")]
         if let Some(slot) = self.sessions.slot(link) {
-            return self.send_by_session(slot, traffic_class, messages);
+            return self.send_by_session(slot, 0, messages);
         }
         let Some(slot) = self.connections.slot(link) else {
             return messages.len();

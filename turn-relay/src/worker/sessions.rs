@@ -305,7 +305,7 @@ impl<D: Datagrams> Sender<D> {
                 }
                 Output::BufferTooSmall { needed } => buffer.resize(needed, 0),
                 // of the client's certificate, which was not asked for, and for SRTP
-                _ => {}
+                Output::PeerCert(_) | Output::KeyingMaterial(..) | _ => {}
             }
         }
         self.records = buffer;
@@ -368,7 +368,12 @@ impl<D: Datagrams> Sender<D> {
                     Output::BufferTooSmall { needed } => buffer.resize(needed, 0),
                     Output::Timeout(_) => break,
                     // what comes in was taken before anything is sent
-                    _ => {}
+                    Output::Connected
+                    | Output::PeerCert(_)
+                    | Output::KeyingMaterial(..)
+                    | Output::ApplicationData(_)
+                    | Output::CloseNotify
+                    | _ => {}
                 }
             }
         }

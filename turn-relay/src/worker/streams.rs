@@ -560,7 +560,7 @@ impl<D: Datagrams> Worker<D> {
             }
             lost += self
                 .sender
-                .write(link, Purpose::Relayed, 0, &messages[..count]);
+                .write(link, Purpose::Relayed, &messages[..count]);
         }
         drop(all);
         self.letters = letters;

@@ -22,7 +22,7 @@ use crate::{
 };
 
 fn clock() -> Clock {
-    Clock::manual(UNIX_EPOCH + Duration::from_secs(1_800_000_000))
+    Clock::manual(UNIX_EPOCH + Duration::from_hours(500_000))
 }
 
 fn with(clock: &Clock, change: impl FnOnce(&mut Reloadable)) -> Relay {

@@ -132,7 +132,7 @@ impl DtlsWire {
                 Output::CloseNotify => self.is_ended = true,
                 Output::PeerCert(certificate) => self.certificate = certificate.to_vec(),
                 Output::Timeout(_) => return,
-                _ => {}
+                Output::BufferTooSmall { .. } | Output::KeyingMaterial(..) | _ => {}
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What a client says first, and the cookie that shows that it is where its packets claim to come from (RFC 6347 §4.2.1).
 //!
 //! Until the cookie has come back nothing is stored, and the answer is shorter than the question: it is 60 bytes long, and what
-//! is shorter than 61 bytes is not taken for a ClientHello.
+//! is shorter than 61 bytes is not taken for a `ClientHello`.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -26,10 +26,10 @@ const HELLO_VERIFY_REQUEST: u8 = 3;
 const DTLS_1_0: [u8; 2] = [0xfe, 0xff];
 const DTLS_1_2: [u8; 2] = [0xfe, 0xfd];
 
-/// Bytes of a HelloVerifyRequest, as [`hello_verify_request`] writes it.
+/// Bytes of a `HelloVerifyRequest`, as [`hello_verify_request`] writes it.
 pub const ANSWER: usize = RECORD_HEADER + MESSAGE_HEADER + 3 + COOKIE;
 
-/// A ClientHello without a cookie, which brings the keeper of a session to where it stands after it has sent a HelloVerifyRequest: message
+/// A `ClientHello` without a cookie, which brings the keeper of a session to where it stands after it has sent a `HelloVerifyRequest`: message
 /// numbers are part of what both sides prove to have seen.
 pub const FIRST_HELLO: [u8; RECORD_HEADER + MESSAGE_HEADER + 42] = {
     let mut hello = [0; RECORD_HEADER + MESSAGE_HEADER + 42];
@@ -72,12 +72,12 @@ pub const OTHER_VERSION: [u8; RECORD_HEADER + 2] = [
     70,
 ];
 
-/// What is to be known of a ClientHello, of which the rest may come in other records.
+/// What is to be known of a `ClientHello`, of which the rest may come in other records.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ClientHello<'a> {
     /// Whether the client speaks DTLS 1.2.
     pub is_understood: bool,
-    /// The number of the message: 0, or 1 when it answers a HelloVerifyRequest.
+    /// The number of the message: 0, or 1 when it answers a `HelloVerifyRequest`.
     pub number: u16,
     /// What the client drew for this session.
     pub random: [u8; 32],
@@ -132,7 +132,7 @@ impl std::fmt::Debug for ClientHello<'_> {
 
 /// Asks a client to say it again, with the cookie.
 ///
-/// Its record has always the number 0, though RFC 6347 §4.2.1 has it be the ClientHello's: the next record that the client is sent has
+/// Its record has always the number 0, though RFC 6347 §4.2.1 has it be the `ClientHello`'s: the next record that the client is sent has
 /// the number 1, and must not look like one that it has had. If one of several gets lost another is taken in its place.
 #[must_use]
 pub fn hello_verify_request(cookie: &[u8; COOKIE]) -> [u8; ANSWER] {
