@@ -63,7 +63,7 @@ mod with_the_feature {
             panic!("not one error");
         };
         assert!(
-            error.contains("key.pem: `listen.dtls` takes an ECDSA key on P-256 or P-384"),
+            error.contains("key.pem\": `listen.dtls` takes an ECDSA key on P-256 or P-384"),
             "{error}"
         );
         assert!(error.contains("--key-type ecdsa"), "{error}");
