@@ -2,13 +2,14 @@
 
 use std::{
     fs,
-    net::{SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
     process::{Command, Output, Stdio},
     thread,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
-use shared::environment::Environment;
+use shared::{environment::Environment, random::Random};
 
 use crate::{
     client::Credentials,
@@ -173,4 +174,105 @@ fn without_a_certificate_there_is_no_dtls() {
     let no_tls: Value = json!({"listen": {"dtls": ["127.0.0.1:0"]}});
     let refusal = Setup::new(&no_tls).refusal();
     assert!(refusal.contains("DTLS takes a certificate"), "{refusal}");
+}
+
+/// A `ClientHello` with nothing in it but what has to be: one cipher suite, and the extended master secret.
+fn hello(number: u8, random: [u8; 32], cookie: &[u8]) -> Vec<u8> {
+    let len = |len: usize| u8::try_from(len).unwrap();
+    let mut body = vec![0xfe, 0xfd];
+    body.extend_from_slice(&random);
+    body.extend_from_slice(&[0, len(cookie.len())]);
+    body.extend_from_slice(cookie);
+    body.extend_from_slice(&[0, 2, 0xc0, 0x2b, 1, 0, 0, 4, 0, 23, 0, 0]);
+    let mut record = vec![22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, number, 0];
+    record.push(len(12 + body.len()));
+    let length = [0, 0, len(body.len())];
+    record.push(1);
+    record.extend_from_slice(&length);
+    record.extend_from_slice(&[0, number, 0, 0, 0]);
+    record.extend_from_slice(&length);
+    record.extend_from_slice(&body);
+    record
+}
+
+fn socket(relay: &Relay, local: Ipv4Addr) -> UdpSocket {
+    let socket = UdpSocket::bind((local, 0)).unwrap();
+    socket.connect(address(relay)).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_flood_of_hellos_from_forged_addresses_takes_no_memory() {
+    let relay = relay();
+    let sockets: Vec<_> = (0..100)
+        .map(|n| socket(&relay, Ipv4Addr::new(127, 1, n, 1)))
+        .collect();
+    let mut sent = 0_u64;
+    let mut flood = |rounds| {
+        for _ in 0..rounds {
+            for socket in &sockets {
+                let mut buffer = [0; 2_000];
+                let mut random = [0; 32];
+                Random::system().fill(&mut random);
+                for datagram in [hello(0, random, &[]), hello(1, random, &[9; 32])] {
+                    sent += u64::from(socket.send(&datagram).is_ok());
+                }
+                while let Ok(len) = socket.recv(&mut buffer) {
+                    assert_eq!(len, 60);
+                }
+            }
+        }
+    };
+    flood(50);
+    let before = relay.resident();
+    flood(200);
+    let grown = relay.resident().saturating_sub(before);
+    // a session takes 9 kB
+    assert!(grown < 2_000, "{grown} KiB more");
+    assert_eq!(relay.metric("connections", "transport=\"dtls\""), 0);
+    assert_eq!(relay.metric("dtls_handshakes_total", ""), 0);
+    assert!(sent > 40_000, "{sent}");
+    assert!(relay.dropped("malformed") > 10_000);
+}
+
+/// Whoever has shown a cookie may still send what is no handshake: what waits for the rest of it is bounded.
+#[cfg(target_os = "linux")]
+#[test]
+fn handshakes_that_never_go_on_take_little_memory() {
+    const CLIENTS: u8 = 50;
+    let relay = relay();
+    let mut fragment = vec![22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0];
+    fragment.extend_from_slice(&2_000_u16.to_be_bytes());
+    // of a message that is still to come
+    fragment.extend_from_slice(&[16, 0xff, 0xff, 0xff, 0, 9, 0, 0, 0, 0, 0x07, 0xc4]);
+    fragment.resize(13 + 2_000, 0);
+    let begin = |n| {
+        let socket = socket(&relay, Ipv4Addr::new(127, 2, n, 1));
+        socket.set_nonblocking(false).unwrap();
+        socket.send(&hello(0, [7; 32], &[])).unwrap();
+        let mut request = [0; 100];
+        assert_eq!(socket.recv(&mut request).unwrap(), 60);
+        socket.send(&hello(1, [7; 32], &request[28..60])).unwrap();
+        // ServerHello
+        let mut answer = vec![0; 2_000];
+        assert!(socket.recv(&mut answer).unwrap() > 100);
+        socket
+    };
+    let sockets: Vec<_> = (0..CLIENTS).map(begin).collect();
+    let before = relay.resident();
+    for number in 0..60 {
+        for socket in &sockets {
+            fragment[18] = 9 + number;
+            socket.send(&fragment).unwrap();
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    let ended = || relay.metric("dtls_handshakes_total", "failed") == u64::from(CLIENTS);
+    assert!(eventually(ended), "{}", relay.metrics());
+    // eight of each wait at the most: all that was sent would be 120 kB each, and more with what is kept beside it
+    let grown = relay.resident().saturating_sub(before);
+    assert!(grown < u64::from(CLIENTS) * 80, "{grown} KiB more");
+    assert_eq!(relay.metric("connections", "transport=\"dtls\""), 0);
 }

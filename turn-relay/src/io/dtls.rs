@@ -33,10 +33,11 @@ pub const MAX_MESSAGES: usize = 8;
 const HANDSHAKE_DATAGRAM: usize = 1_200;
 
 /// The longest datagram that counts before a session is there: no handshake of a client without a certificate has a longer one.
-const MAX_HANDSHAKE_DATAGRAM: usize = 4_096;
+const MAX_HANDSHAKE_DATAGRAM: usize = 2_048;
 
-/// Datagrams of a handshake that wait for others that were sent before them.
-const WAITING: usize = 12;
+/// Datagrams of a handshake that wait for others that were sent before them. Whoever sends as many of the longest makes its session take
+/// some 60 kB.
+const WAITING: usize = 8;
 
 /// What new sessions are served with.
 pub struct ServerConfig {

@@ -44,7 +44,7 @@ impl<D: Datagrams> Worker<D> {
         let datagram = self.arena.memory().get(place.range.clone()).unwrap_or(&[]);
         let mut slot = self.sender.sessions.of_client(client, local);
         if let Some(hello) = ClientHello::read(datagram) {
-            if !hello.is_understood {
+            if !hello.is_understood && slot.is_none() {
                 return self.answer_stranger(client, local, &OTHER_VERSION);
             }
             let known = slot.and_then(|slot| self.sender.sessions.at(slot));

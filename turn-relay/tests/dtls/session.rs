@@ -107,10 +107,31 @@ impl DtlsWire {
     }
 
     pub(crate) fn take(&mut self, datagram: &[u8]) {
-        self.engine
-            .handle_packet(datagram)
-            .expect("the relay speaks DTLS");
+        self.try_to_take(datagram).expect("the relay speaks DTLS");
+    }
+
+    /// As [`Self::take`], of what may be the relay's word that it does not understand.
+    pub(crate) fn try_to_take(&mut self, datagram: &[u8]) -> Result<(), dimpl::Error> {
+        self.engine.handle_packet(datagram)?;
         self.drain();
+        Ok(())
+    }
+
+    /// Sends messages in one datagram, each in a record of its own.
+    pub(crate) fn send_together(&mut self, messages: &[Vec<u8>]) {
+        for message in messages {
+            self.engine
+                .send_application_data(message)
+                .expect("the session is open");
+        }
+        self.drain();
+    }
+
+    /// Takes everything that has come, so that there is space for more.
+    pub(crate) fn catch_up(&mut self) {
+        while let Some(datagram) = self.datagram() {
+            self.take(&datagram);
+        }
     }
 
     /// Says that it ends the session.

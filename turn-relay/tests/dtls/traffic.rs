@@ -94,6 +94,25 @@ fn many_packets_at_once_stay_apart() {
     }
 }
 
+#[test]
+fn several_records_in_one_datagram_are_as_many_messages() {
+    let relay = Relay::start();
+    let mut client = dtls_client(relay.dtls());
+    client.allocate();
+    let peer = peer();
+    let channel = client.bind(0x4000, peer.local_addr().expect("bound"));
+    let before = client.wire.sent.len();
+    let payloads: Vec<_> = (1..=7_u8).map(|n| vec![n; 40]).collect();
+    let messages: Vec<_> = payloads.iter().map(|p| channel.message(p)).collect();
+    client.wire.send_together(&messages);
+    assert_eq!(client.wire.sent.len(), before + 1, "in one datagram");
+    let mut buffer = [0; 100];
+    for payload in payloads {
+        let (len, _) = peer.recv_from(&mut buffer).expect("relayed");
+        assert_eq!(buffer[..len], payload);
+    }
+}
+
 /// On two threads: some pairs are on one, some on both.
 #[test]
 fn clients_over_dtls_and_udp_reach_each_other_straight_across() {
