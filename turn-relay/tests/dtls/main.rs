@@ -4,6 +4,7 @@
 mod client;
 mod hostile;
 mod life;
+mod malformed;
 mod openssl;
 #[path = "../workers/relay.rs"]
 #[expect(dead_code, reason = "shared with the tests of the other transports")]
