@@ -169,7 +169,12 @@ fn tls_and_plain_share_every_port() {
             Class::Success
         );
         wait_until("both are counted", || {
-            relay.connections() == Connections { tcp: 1, tls: 1 }
+            relay.connections()
+                == Connections {
+                    tcp: 1,
+                    tls: 1,
+                    ..Connections::default()
+                }
         });
         drop((plain, encrypted));
         wait_until("both are gone", || {
