@@ -13,7 +13,7 @@
 //! | [`reload`], [`stop`] | signals, and systemd |
 //! | [`streams`], [`connections`] | clients over TCP and TLS, and those who only look like clients |
 //! | [`certificates`] | renewals |
-//! | [`proxy_protocol`], [`tcp_allocations`] | what is off unless the operator wants it |
+//! | [`proxy_protocol`], [`https_backend`], [`tcp_allocations`] | what is off unless the operator wants it |
 //! | [`eyes`] | health, metrics, logs |
 //! | `namespaces` | hosts, routers and NATs around the relay, on Linux as root |
 
@@ -26,6 +26,7 @@ mod client;
 mod command;
 mod connections;
 mod eyes;
+mod https_backend;
 #[cfg(target_os = "linux")]
 mod namespaces;
 mod peers;

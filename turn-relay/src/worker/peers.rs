@@ -385,9 +385,8 @@ impl<D: Datagrams> Worker<D> {
                 return 1;
             }
             Err(_) => {
-                // an answer that came before is passed on, and nobody is told that it is all of it
+                // an answer that came before is passed on
                 grow_deaf(pipe, &mut peer.stream);
-                connection.stream.cut_off();
                 Input {
                     len: 0,
                     then: Then::End,
@@ -411,6 +410,9 @@ impl<D: Datagrams> Worker<D> {
             Then::Nothing => {}
             Then::End => {
                 pipe.peer_ended = true;
+                if pipe.is_deaf {
+                    connection.stream.cut_off();
+                }
                 if connection.stream.is_flushed() {
                     connection.stream.finish();
                 }
