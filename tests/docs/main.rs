@@ -8,7 +8,7 @@ use std::{
 };
 
 use turn_relay_proto::counters::{
-    AuthFailure, Denial, Direction, DropReason, Handshake, Label, QuotaHit,
+    AuthFailure, Denial, Direction, DropReason, Handover, Handshake, Label, QuotaHit,
 };
 
 mod dependencies;
@@ -17,7 +17,7 @@ mod opaque_push;
 mod snippets;
 
 /// The documents that users read.
-const DOCUMENTS: [&str; 13] = [
+const DOCUMENTS: [&str; 14] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -26,6 +26,7 @@ const DOCUMENTS: [&str; 13] = [
     "clients/typescript/README.md",
     "docs/dependencies.md",
     "docs/monitoring.md",
+    "docs/one-port.md",
     "docs/opaque-push.md",
     "docs/providers.md",
     "docs/turn-credentials.md",
@@ -147,6 +148,7 @@ fn every_label_of_the_relay_is_described_and_no_other() {
     assert_eq!(described("denials"), labels::<Denial>());
     assert_eq!(described("quota_hits"), labels::<QuotaHit>());
     assert_eq!(described("handshakes"), labels::<Handshake>());
+    assert_eq!(described("handovers"), labels::<Handover>());
 }
 
 #[test]
