@@ -23,27 +23,36 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(commands::run::Arguments),
     Push(commands::push::Arguments),
     Turn(commands::turn::Arguments),
     Check(commands::check::Arguments),
+    Doctor(commands::doctor::Arguments),
     Init(commands::init::Arguments),
     Notify(commands::notify::Arguments),
     Credentials(commands::credentials::Arguments),
     Keygen(commands::keygen::Arguments),
     Demo(commands::demo::Arguments),
+    #[cfg(target_os = "linux")]
+    #[command(hide = true)]
+    Reader(commands::reader::Arguments),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let environment = Environment::of_process();
     match cli.command {
+        Command::Run(arguments) => commands::run::run(&arguments, &environment),
         Command::Push(arguments) => commands::push::run(&arguments, &environment),
         Command::Turn(arguments) => commands::turn::run(&arguments, &environment),
         Command::Check(arguments) => commands::check::run(&arguments, &environment),
+        Command::Doctor(arguments) => commands::doctor::run(&arguments, &environment),
         Command::Init(arguments) => commands::init::run(&arguments, &environment),
         Command::Credentials(arguments) => commands::credentials::run(&arguments),
         Command::Keygen(arguments) => commands::keygen::run(&arguments),
         Command::Notify(arguments) => commands::notify::run(&arguments, &environment),
         Command::Demo(arguments) => commands::demo::run(&arguments, &environment),
+        #[cfg(target_os = "linux")]
+        Command::Reader(arguments) => commands::reader::run(&arguments, &environment),
     }
 }

@@ -14,11 +14,7 @@ use shared::{
     yaml::{self, Diagnostics, Value},
 };
 
-use super::{failed, push, say, turn};
-
-/// What a folder with configurations has.
-const PUSH: &str = "push-gateway.yaml";
-const TURN: &str = "turn-relay.yaml";
+use super::{PUSH_FILE as PUSH, TURN_FILE as TURN, failed, push, say, turn};
 
 /// Check configurations, keys and certificates without starting anything
 ///
@@ -39,7 +35,7 @@ pub(crate) struct Arguments {
 
 /// Whose configuration a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Push,
     Turn,
 }
@@ -85,10 +81,23 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
 }
 
 fn files(arguments: &Arguments, environment: &Environment) -> Result<Vec<PathBuf>, String> {
-    if !arguments.files.is_empty() {
-        return Ok(arguments.files.clone());
+    if arguments.files.is_empty() {
+        usual_files(arguments.config_dir.as_deref(), environment)
+    } else {
+        Ok(arguments.files.clone())
     }
-    if let Some(directory) = &arguments.config_dir {
+}
+
+/// The files of the folder that was named, else where they usually are; there is at least one.
+///
+/// # Errors
+///
+/// A text that says where there is none.
+pub(super) fn usual_files(
+    config_dir: Option<&Path>,
+    environment: &Environment,
+) -> Result<Vec<PathBuf>, String> {
+    if let Some(directory) = config_dir {
         let found = in_folder(directory);
         if found.is_empty() {
             return Err(format!(
@@ -124,7 +133,7 @@ fn in_folder(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// Whose a file is, by the keys at its top; by its name where they do not tell.
-fn kind(path: &Path) -> Kind {
+pub(super) fn kind(path: &Path) -> Kind {
     const OF_PUSH: [&str; 6] = [
         "apps",
         "metrics",

@@ -1,17 +1,35 @@
 //! One module per command: arguments in, exit code out.
 
-use std::{future::Future, io, path::Path, process::ExitCode, time::Duration};
+use std::{
+    ffi::CStr,
+    future::Future,
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
+use shared::supervised;
 use tokio::runtime;
 
 pub(crate) mod check;
 pub(crate) mod credentials;
 pub(crate) mod demo;
+pub(crate) mod doctor;
 pub(crate) mod init;
 pub(crate) mod keygen;
 pub(crate) mod notify;
 pub(crate) mod push;
+#[cfg(target_os = "linux")]
+pub(crate) mod reader;
+pub(crate) mod run;
+pub(crate) mod sandboxed;
 pub(crate) mod turn;
+mod turn_uri;
+
+/// What a folder with configurations has: the push gateway's, the relay's, or both.
+const PUSH_FILE: &str = "push-gateway.yaml";
+const TURN_FILE: &str = "turn-relay.yaml";
 
 /// Runs a future on a runtime with a thread for each core that the process may use.
 fn block_on(future: impl Future<Output = ExitCode>) -> ExitCode {
@@ -35,6 +53,33 @@ fn block_on_runtime(
             code
         }
         Err(error) => failed(&format!("the runtime cannot be started: {error}")),
+    }
+}
+
+/// Under `nocturne run`: tells it what happens, and ends when it does.
+fn answer_to_supervisor(is_supervised: bool) -> Result<(), String> {
+    if !is_supervised {
+        return Ok(());
+    }
+    supervised::begin().map_err(|error| {
+        format!("standard input is no line to a supervisor (--supervised is for `nocturne run`): {error}")
+    })
+}
+
+/// Names this process as `ps` and `top` show it: started as [`program`], it would be `exe`.
+fn name_process(name: &CStr) {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::set_name(name);
+    #[cfg(not(target_os = "linux"))]
+    let _ = name;
+}
+
+/// This very program, also when another version has taken its place in the meantime.
+fn program() -> io::Result<PathBuf> {
+    if cfg!(target_os = "linux") {
+        Ok(PathBuf::from("/proc/self/exe"))
+    } else {
+        std::env::current_exe()
     }
 }
 

@@ -163,7 +163,7 @@ pub struct Lifetime {
 pub struct Timeouts {
     /// `tls_handshake` (default 10 s, 1 s to 5 min): from accepting to the end of the handshake
     pub tls_handshake: Duration,
-    /// `first_request` (default 10 s, 1 s to 5 min): until the first authentic request
+    /// `first_request` (default 10 s, 1 s to 5 min): until there is an allocation
     pub first_request: Duration,
     /// `idle` (default 60 s, 1 s to 1 h): from the end of its allocation
     pub idle: Duration,
