@@ -292,6 +292,8 @@ fn names(certificate: &X509Certificate<'_>) -> BTreeSet<Name> {
 /// rustls takes the first protocol of the *server's* list, and refuses a client that offers none of them.
 /// RFC 7443 §3 wants the first of the client's, and whoever offers something else is a client all the same,
 /// and is answered without a protocol.
+///
+/// HTTP is what is left: whoever offers TURN wants it. coturn's client offers HTTP before, and never speaks it.
 #[must_use]
 pub fn for_client(
     config: &Arc<ServerConfig>,
@@ -306,11 +308,19 @@ pub fn for_client(
 
 fn for_protocols<'a>(
     config: &Arc<ServerConfig>,
-    mut offered: impl Iterator<Item = &'a [u8]>,
+    offered: impl Iterator<Item = &'a [u8]>,
     takes_http: bool,
 ) -> Arc<ServerConfig> {
-    let selected = offered
-        .find(|protocol| PROTOCOLS.contains(protocol) || (takes_http && *protocol == ALPN_HTTP));
+    let mut selected = None;
+    for protocol in offered {
+        if PROTOCOLS.contains(&protocol) {
+            selected = Some(protocol);
+            break;
+        }
+        if takes_http && protocol == ALPN_HTTP {
+            selected = Some(protocol);
+        }
+    }
     let mut config = ServerConfig::clone(config);
     config.alpn_protocols = selected.map(<[u8]>::to_vec).into_iter().collect();
     Arc::new(config)
@@ -629,7 +639,7 @@ mod tests {
         let config = identity(&pem()).server_config().expect("TLS works");
         let cases: [(Offered<'_>, Option<&[u8]>); 5] = [
             (&[b"h2", ALPN_HTTP], Some(ALPN_HTTP)),
-            (&[ALPN_HTTP, ALPN_TURN], Some(ALPN_HTTP)),
+            (&[ALPN_HTTP, ALPN_TURN], Some(ALPN_TURN)),
             (&[ALPN_TURN, ALPN_HTTP], Some(ALPN_TURN)),
             (&[b"h2"], None),
             (&[], None),
