@@ -23,6 +23,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(commands::run::Arguments),
     Push(commands::push::Arguments),
     Turn(commands::turn::Arguments),
     Check(commands::check::Arguments),
@@ -31,12 +32,16 @@ enum Command {
     Credentials(commands::credentials::Arguments),
     Keygen(commands::keygen::Arguments),
     Demo(commands::demo::Arguments),
+    #[cfg(target_os = "linux")]
+    #[command(hide = true)]
+    Reader(commands::reader::Arguments),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let environment = Environment::of_process();
     match cli.command {
+        Command::Run(arguments) => commands::run::run(&arguments, &environment),
         Command::Push(arguments) => commands::push::run(&arguments, &environment),
         Command::Turn(arguments) => commands::turn::run(&arguments, &environment),
         Command::Check(arguments) => commands::check::run(&arguments, &environment),
@@ -45,5 +50,7 @@ fn main() -> ExitCode {
         Command::Keygen(arguments) => commands::keygen::run(&arguments),
         Command::Notify(arguments) => commands::notify::run(&arguments, &environment),
         Command::Demo(arguments) => commands::demo::run(&arguments, &environment),
+        #[cfg(target_os = "linux")]
+        Command::Reader(arguments) => commands::reader::run(&arguments, &environment),
     }
 }

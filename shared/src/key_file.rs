@@ -10,7 +10,7 @@ use base64::{
 };
 use zeroize::Zeroizing;
 
-use crate::yaml::Value;
+use crate::{files, yaml::Value};
 
 /// Far more than any key, certificate chain or service account has.
 const LARGEST_FILE: u64 = 1 << 20;
@@ -67,12 +67,9 @@ impl<'v, 'a> KeyFile<'v, 'a> {
         }
     }
 
-    #[cfg(unix)]
     fn check_permissions(&self) {
-        use std::os::unix::fs::PermissionsExt;
-
         const READABLE_BY_OTHERS: u32 = 0o004;
-        let mode = std::fs::metadata(self.name).map_or(0, |metadata| metadata.permissions().mode());
+        let mode = files::facts(Path::new(self.name)).map_or(0, |facts| facts.mode);
         if mode & READABLE_BY_OTHERS != 0 {
             self.warning(format_args!(
                 "holds a key and can be read by other users, mode {:04o} (chmod 600 {})",
@@ -81,9 +78,6 @@ impl<'v, 'a> KeyFile<'v, 'a> {
             ));
         }
     }
-
-    #[cfg(not(unix))]
-    fn check_permissions(&self) {}
 
     /// The path as it is written in the configuration.
     #[must_use]
@@ -134,17 +128,15 @@ impl<'v, 'a> KeyFile<'v, 'a> {
 ///
 /// A text that says why it cannot be read, without the path.
 pub fn content(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    let facts = files::facts(path).map_err(|error| error.to_string())?;
     // A pipe or a device could block the start for ever.
-    if !metadata.is_file() {
+    if !facts.is_file {
         return Err("it is not a file".to_owned());
     }
-    if metadata.len() > LARGEST_FILE {
+    if facts.length > LARGEST_FILE {
         return Err(format!("it has more than {LARGEST_FILE} bytes"));
     }
-    std::fs::read(path)
-        .map(Zeroizing::new)
-        .map_err(|error| error.to_string())
+    files::read(path).map_err(|error| error.to_string())
 }
 
 /// Whether a path is rather the text that belongs into the file. Such a text is not printed.
@@ -153,7 +145,7 @@ fn looks_like_a_key(name: &str) -> bool {
     name.contains(['\n', '\r', '{'])
         || name.contains("-----BEGIN")
         || (decode_base64(name).is_some_and(|bytes| bytes.len() >= SHORTEST)
-            && !Path::new(name).exists())
+            && !files::exists(Path::new(name)))
 }
 
 /// Which kinds of PEM blocks a text has, for a message. Only known kinds are named: a damaged file could

@@ -2,7 +2,8 @@
 //!
 //! SIGTERM or SIGINT begins a shutdown: nothing new is accepted, what is under way may finish until
 //! the deadline; a second one ends it at once. SIGHUP asks for a reload. systemd is told of all of it, so
-//! that its own timeouts neither end a shutdown too early nor leave a service that hangs alone.
+//! that its own timeouts neither end a shutdown too early nor leave a service that hangs alone. Under
+//! `nocturne run` the supervisor is told in systemd's place ([`supervised`]).
 
 use std::{future::Future, io, time::Duration};
 
@@ -12,6 +13,10 @@ use tokio::{
     task::JoinSet,
 };
 use tracing::{info, warn};
+
+use crate::supervised;
+
+pub use sd_notify::NotifyState;
 
 /// The progress of a shutdown. Clones see the same one.
 #[derive(Clone, Debug)]
@@ -76,7 +81,7 @@ impl Shutdown {
 }
 
 /// How long systemd waits for the next word of a service that is stopping; it gets one in half of that.
-const STOPPING: Duration = Duration::from_secs(30);
+pub const STOPPING: Duration = Duration::from_secs(30);
 
 /// Runs `service` until it ends by itself or a signal ends it; `reload` is called for each SIGHUP.
 ///
@@ -101,7 +106,7 @@ where
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    notify(&[sd_notify::NotifyState::Ready]);
+    notify(&[NotifyState::Ready]);
     let mut service = std::pin::pin!(service);
     let mut watchdog = Watchdog::new();
     // In a task of its own: a file system that hangs must not keep the service from stopping.
@@ -112,6 +117,7 @@ where
             () = service.as_mut() => return Ok(()),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            () = supervised::gone() => break,
             _ = hangup.recv() => {
                 if reloads.is_empty() {
                     notify_reloading();
@@ -124,16 +130,16 @@ where
                 if std::mem::take(&mut asked_meanwhile) {
                     reloads.spawn(reload());
                 } else {
-                    notify(&[sd_notify::NotifyState::Ready]);
+                    notify(&[NotifyState::Ready]);
                 }
             }
             () = watchdog.tick() => if is_alive() {
-                notify(&[sd_notify::NotifyState::Watchdog]);
+                notify(&[NotifyState::Watchdog]);
             }
         }
     }
     let drain = drain();
-    notify(&[sd_notify::NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
     info!(
         at_most_seconds = drain.as_secs(),
         "stopping: nothing new is accepted, what is under way may finish"
@@ -152,13 +158,17 @@ where
                 warn!("a second signal: stopping at once");
                 break;
             }
+            () = supervised::gone() => {
+                warn!("the supervisor is gone: stopping at once");
+                break;
+            }
             () = deadline.as_mut() => {
                 warn!("the time to finish is over: what is still under way is cut off");
                 break;
             }
             _ = still_stopping.tick() => {
                 let more = u32::try_from(STOPPING.as_micros()).unwrap_or(u32::MAX);
-                notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(more)]);
+                notify(&[NotifyState::ExtendTimeoutUsec(more)]);
             }
         }
     }
@@ -168,29 +178,36 @@ where
     Ok(())
 }
 
-fn notify_reloading() {
-    match sd_notify::NotifyState::monotonic_usec_now() {
-        Ok(now) => notify(&[sd_notify::NotifyState::Reloading, now]),
-        Err(_) => notify(&[sd_notify::NotifyState::Reloading]),
+/// Tells systemd that a reload has begun; [`NotifyState::Ready`] tells that it is over.
+pub fn notify_reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(_) => notify(&[NotifyState::Reloading]),
     }
 }
 
-/// Tells systemd, where it asked to be told.
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        warn!(%error, "systemd could not be notified");
+/// Tells the supervisor of `nocturne run`, else systemd where it asked to be told.
+pub fn notify(states: &[NotifyState<'_>]) {
+    let told = supervised::tell(states).unwrap_or_else(|| sd_notify::notify(states));
+    if let Err(error) = told {
+        warn!(%error, "systemd, or the supervisor, could not be notified");
     }
 }
 
 /// Half of the interval after which systemd takes a silent service for dead.
-struct Watchdog(Option<tokio::time::Interval>);
+#[derive(Debug)]
+pub struct Watchdog(Option<tokio::time::Interval>);
 
 impl Watchdog {
-    fn new() -> Self {
+    /// As the environment asks for it.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "it depends on the environment")]
+    pub fn new() -> Self {
         Self(sd_notify::watchdog_enabled().map(|interval| tokio::time::interval(interval / 2)))
     }
 
-    async fn tick(&mut self) {
+    /// Waits until it is time for [`NotifyState::Watchdog`]: for ever, where nobody asked for it.
+    pub async fn tick(&mut self) {
         match &mut self.0 {
             Some(interval) => {
                 interval.tick().await;

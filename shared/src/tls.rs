@@ -2,9 +2,13 @@
 
 use std::{path::Path, sync::Arc};
 
-use rustls::{RootCertStore, crypto::CryptoProvider, pki_types::CertificateDer};
+use rustls::{
+    RootCertStore,
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
 
-use crate::environment::Environment;
+use crate::{environment::Environment, files};
 
 /// The one cryptography provider of all TLS in this project.
 #[must_use]
@@ -23,20 +27,24 @@ pub fn roots(environment: &Environment) -> Result<RootCertStore, String> {
     let directory = environment.get("SSL_CERT_DIR");
     let mut store = RootCertStore::empty();
     if file.is_some() || directory.is_some() {
-        let extra = rustls_native_certs::load_certs_from_paths(
-            file.map(Path::new),
-            directory.map(Path::new),
-        );
-        if add(&mut store, extra.certs) == 0 {
+        let extra = rustls_native_certs::load_certs_from_paths(None, directory.map(Path::new));
+        let mut problems = extra.errors.iter().map(ToString::to_string);
+        let mut problem = problems.next();
+        let mut certificates = extra.certs;
+        match file.map(|file| files::read(Path::new(file))) {
+            Some(Ok(content)) => {
+                certificates.extend(CertificateDer::pem_slice_iter(&content).flatten());
+            }
+            Some(Err(error)) => problem = Some(error.to_string()),
+            None => {}
+        }
+        if add(&mut store, certificates) == 0 {
             let named = [("SSL_CERT_FILE", file), ("SSL_CERT_DIR", directory)]
                 .iter()
                 .filter_map(|(name, value)| value.map(|value| format!("{name}={value}")))
                 .collect::<Vec<_>>()
                 .join(", ");
-            let why = extra
-                .errors
-                .first()
-                .map_or_else(String::new, |error| format!(" ({error})"));
+            let why = problem.map_or_else(String::new, |problem| format!(" ({problem})"));
             return Err(format!(
                 "no certificate authority could be read from {named}{why}"
             ));

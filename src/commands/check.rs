@@ -14,11 +14,7 @@ use shared::{
     yaml::{self, Diagnostics, Value},
 };
 
-use super::{failed, push, say, turn};
-
-/// What a folder with configurations has.
-const PUSH: &str = "push-gateway.yaml";
-const TURN: &str = "turn-relay.yaml";
+use super::{PUSH_FILE as PUSH, TURN_FILE as TURN, failed, push, say, turn};
 
 /// Check configurations, keys and certificates without starting anything
 ///

@@ -1,7 +1,14 @@
 //! One module per command: arguments in, exit code out.
 
-use std::{future::Future, io, path::Path, process::ExitCode, time::Duration};
+use std::{
+    future::Future,
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
+use shared::supervised;
 use tokio::runtime;
 
 pub(crate) mod check;
@@ -11,7 +18,15 @@ pub(crate) mod init;
 pub(crate) mod keygen;
 pub(crate) mod notify;
 pub(crate) mod push;
+#[cfg(target_os = "linux")]
+pub(crate) mod reader;
+pub(crate) mod run;
+pub(crate) mod sandboxed;
 pub(crate) mod turn;
+
+/// What a folder with configurations has: the push gateway's, the relay's, or both.
+const PUSH_FILE: &str = "push-gateway.yaml";
+const TURN_FILE: &str = "turn-relay.yaml";
 
 /// Runs a future on a runtime with a thread for each core that the process may use.
 fn block_on(future: impl Future<Output = ExitCode>) -> ExitCode {
@@ -35,6 +50,25 @@ fn block_on_runtime(
             code
         }
         Err(error) => failed(&format!("the runtime cannot be started: {error}")),
+    }
+}
+
+/// Under `nocturne run`: tells it what happens, and ends when it does.
+fn answer_to_supervisor(is_supervised: bool) -> Result<(), String> {
+    if !is_supervised {
+        return Ok(());
+    }
+    supervised::begin().map_err(|error| {
+        format!("standard input is no line to a supervisor (--supervised is for `nocturne run`): {error}")
+    })
+}
+
+/// This very program, also when another version has taken its place in the meantime.
+fn program() -> io::Result<PathBuf> {
+    if cfg!(target_os = "linux") {
+        Ok(PathBuf::from("/proc/self/exe"))
+    } else {
+        std::env::current_exe()
     }
 }
 

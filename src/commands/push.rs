@@ -1,6 +1,7 @@
 //! `nocturne push`: the push gateway alone.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -13,7 +14,10 @@ use push_gateway::{
 use shared::{clock::Clock, environment::Environment, lifecycle, random::Random, telemetry};
 use tracing::{error, info, warn};
 
-use super::{block_on, failed, refused};
+use super::{
+    answer_to_supervisor, block_on, failed, refused,
+    sandboxed::{self, Needs, Privileges},
+};
 
 /// Run the push gateway
 ///
@@ -28,6 +32,11 @@ pub(crate) struct Arguments {
     /// `$SYGNAL_CONF` names, push-gateway.yaml, sygnal.yaml.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    privileges: Privileges,
+    /// Standard input is the line to `nocturne run`.
+    #[arg(long, hide = true)]
+    supervised: bool,
 }
 
 /// Runs the command.
@@ -57,6 +66,25 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
     if let Err(problem) = telemetry::start(&config.log.level, config.log.format, environment) {
         return failed(&problem);
     }
+    let needs = Needs {
+        service: "push",
+        configuration: &path,
+        environment,
+        tcp_ports: config
+            .listen
+            .iter()
+            .chain(&config.metrics_listen)
+            .map(SocketAddr::port)
+            .collect(),
+        udp_ports: Vec::new(),
+    };
+    let closing = match sandboxed::enter(&arguments.privileges, &needs) {
+        Ok(closing) => closing,
+        Err(problem) => return failed(&problem),
+    };
+    if let Err(problem) = answer_to_supervisor(arguments.supervised) {
+        return failed(&problem);
+    }
     for warning in &warnings {
         warn!("{warning}");
     }
@@ -78,6 +106,10 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
                 return ExitCode::FAILURE;
             }
         };
+        if let Err(problem) = closing.close() {
+            error!("{problem}");
+            return ExitCode::FAILURE;
+        }
         match push_gateway::run(bound, trigger).await {
             Ok(()) => {
                 info!("stopped");

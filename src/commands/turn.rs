@@ -1,6 +1,7 @@
 //! `nocturne turn`: the TURN relay alone.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -13,7 +14,10 @@ use turn_relay::{
     relay::World,
 };
 
-use super::{block_on_one_thread, failed, refused};
+use super::{
+    answer_to_supervisor, block_on_one_thread, failed, refused,
+    sandboxed::{self, Needs, Privileges},
+};
 
 /// Where the configuration is looked for, in this order.
 const USUAL: [&str; 2] = ["turn-relay.yaml", "/etc/nocturne/turn-relay.yaml"];
@@ -30,6 +34,11 @@ pub(crate) struct Arguments {
     /// Without it, turn-relay.yaml here, else /etc/nocturne/turn-relay.yaml.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    privileges: Privileges,
+    /// Standard input is the line to `nocturne run`.
+    #[arg(long, hide = true)]
+    supervised: bool,
 }
 
 /// Runs the command.
@@ -56,6 +65,27 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
     if let Err(problem) = telemetry::start(&config.log.level, config.log.format, environment) {
         return failed(&problem);
     }
+    let listen = &config.listen;
+    let needs = Needs {
+        service: "turn",
+        configuration: &path,
+        environment,
+        // A reload may allow TCP allocations.
+        tcp_ports: [&config.http_listen, &listen.tcp, &listen.tls]
+            .into_iter()
+            .flatten()
+            .map(SocketAddr::port)
+            .chain(config.relay.ports.clone())
+            .collect(),
+        udp_ports: listen.udp.iter().map(SocketAddr::port).collect(),
+    };
+    let closing = match sandboxed::enter(&arguments.privileges, &needs) {
+        Ok(closing) => closing,
+        Err(problem) => return failed(&problem),
+    };
+    if let Err(problem) = answer_to_supervisor(arguments.supervised) {
+        return failed(&problem);
+    }
     for warning in &warnings {
         warn!("{warning}");
     }
@@ -77,6 +107,10 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
                 return ExitCode::FAILURE;
             }
         };
+        if let Err(problem) = closing.close() {
+            error!("{problem}");
+            return ExitCode::FAILURE;
+        }
         match turn_relay::run(bound, trigger, shutdown).await {
             Ok(()) => {
                 info!("stopped");

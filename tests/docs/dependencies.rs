@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::read;
 
-const MANIFESTS: [&str; 11] = [
+const MANIFESTS: [&str; 12] = [
     "Cargo.toml",
     "bench/Cargo.toml",
     "bench/credentials/Cargo.toml",
@@ -12,6 +12,7 @@ const MANIFESTS: [&str; 11] = [
     "push-gateway/Cargo.toml",
     "shared/Cargo.toml",
     "shared/address-policy/Cargo.toml",
+    "shared/sandbox/Cargo.toml",
     "stand-ins/Cargo.toml",
     "tests/interop/Cargo.toml",
     "turn-relay/Cargo.toml",
@@ -47,6 +48,7 @@ fn every_manifest_takes_its_dependencies_from_the_workspace() {
             "[dev-dependencies]",
             "[build-dependencies]",
             "[target.'cfg(target_os = \"linux\")'.dependencies]",
+            "[target.'cfg(target_os = \"linux\")'.dev-dependencies]",
         ] {
             for line in section(&manifest, heading) {
                 let from_workspace =

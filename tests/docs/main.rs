@@ -17,7 +17,7 @@ mod opaque_push;
 mod snippets;
 
 /// The documents that users read.
-const DOCUMENTS: [&str; 13] = [
+const DOCUMENTS: [&str; 14] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -28,6 +28,7 @@ const DOCUMENTS: [&str; 13] = [
     "docs/monitoring.md",
     "docs/opaque-push.md",
     "docs/providers.md",
+    "docs/run.md",
     "docs/turn-credentials.md",
     "spec/opaque-push.md",
     "tests/interop/README.md",

@@ -58,7 +58,7 @@ fn a_lax_umask_changes_no_mode() {
     assert!(done.status.success(), "{done:?}");
     assert_eq!(mode(&folder.path()), 0o700);
     assert_eq!(mode(&folder.file("turn-relay.yaml")), 0o600);
-    assert_eq!(mode(&folder.file("nocturne-turn.service")), 0o644);
+    assert_eq!(mode(&folder.file("nocturne.service")), 0o644);
 }
 
 #[test]

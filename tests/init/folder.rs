@@ -15,10 +15,9 @@ use tempfile::TempDir;
 pub(crate) const HOMESERVER: &str = "http://127.0.0.1:8008";
 
 /// Everything that is written.
-pub(crate) const FILES: [&str; 6] = [
+pub(crate) const FILES: [&str; 5] = [
     "SETUP.md",
-    "nocturne-push.service",
-    "nocturne-turn.service",
+    "nocturne.service",
     "push-gateway.yaml",
     "pushkeys.key",
     "turn-relay.yaml",

@@ -12,7 +12,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -24,6 +24,7 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 use shared::{
+    files::{self, Facts},
     key_file::{self, pem_blocks},
     tls::crypto_provider,
 };
@@ -311,16 +312,13 @@ pub struct Certificates {
 struct Watched {
     certificate: PathBuf,
     key: PathBuf,
-    /// What the files were when they were last read; none: not yet read by [`Certificates::look`].
-    seen: Option<[Fingerprint; 2]>,
+    /// What the files were when they were last read; none: not yet read by [`Certificates::look`]. Inside: none,
+    /// there is no file. Other content without any of it changed is next to impossible.
+    seen: Option<[Option<Facts>; 2]>,
     in_use: Arc<Identity>,
     /// Whether the files cannot be used as they are, and that has been said.
     complained: bool,
 }
-
-/// Time of the last change, length and inode; none: there is no file. Other content without any of them
-/// changed is next to impossible.
-type Fingerprint = Option<(Option<SystemTime>, u64, u64)>;
 
 /// What a look at the files found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -449,18 +447,8 @@ impl Watched {
     }
 }
 
-#[cfg(unix)]
-fn fingerprint(path: &Path) -> Fingerprint {
-    use std::os::unix::fs::MetadataExt as _;
-
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.modified().ok(), metadata.len(), metadata.ino()))
-}
-
-#[cfg(not(unix))]
-fn fingerprint(path: &Path) -> Fingerprint {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.modified().ok(), metadata.len(), 0))
+fn fingerprint(path: &Path) -> Option<Facts> {
+    files::facts(path).ok()
 }
 
 #[cfg(test)]

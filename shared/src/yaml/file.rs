@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use super::{Diagnostics, Severity};
+use crate::files;
 
 /// The text of the file at `path`. What keeps it from being read is reported as an error.
 #[must_use]
 pub fn read(path: &Path, diagnostics: &Diagnostics) -> Option<String> {
-    let bytes = match std::fs::read(path) {
+    let mut bytes = match files::read(path) {
         Ok(bytes) => bytes,
         Err(error) => {
             let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -23,7 +24,7 @@ pub fn read(path: &Path, diagnostics: &Diagnostics) -> Option<String> {
             return None;
         }
     };
-    match String::from_utf8(bytes) {
+    match String::from_utf8(std::mem::take(&mut *bytes)) {
         Ok(text) => Some(text),
         Err(error) => {
             let valid = error.utf8_error().valid_up_to();

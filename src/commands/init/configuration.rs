@@ -44,7 +44,7 @@ pub(super) fn turn(turn: &Turn<'_>) -> Zeroizing<String> {
         "\
 # Nocturne's TURN relay, for {server_name}. Written by `nocturne init`, to be changed by hand.
 # Every other key, with its default: config/turn-relay.yaml of Nocturne's sources.
-# After a change: nocturne check, and then systemctl reload nocturne-turn.
+# After a change: nocturne check, and then systemctl reload nocturne.
 
 # The name that clients know the relay by.
 realm: {host}
@@ -144,7 +144,7 @@ pub(super) fn push(server_name: &str, pushkeys: &Path) -> String {
         "\
 # Nocturne's push gateway, for {server_name}. Written by `nocturne init`, to be changed by hand.
 # Every other key, with its default: config/push-gateway.yaml of Nocturne's sources.
-# After a change: nocturne check, and then systemctl reload nocturne-push.
+# After a change: nocturne check, and then systemctl reload nocturne.
 
 # Where the reverse proxy finds it.
 http:

@@ -37,8 +37,7 @@ use folder::{Folder, PUBLIC, SECRET, Staged, commit};
 const PUSH: &str = "push-gateway.yaml";
 const TURN: &str = "turn-relay.yaml";
 const PUSHKEYS: &str = "pushkeys.key";
-const PUSH_UNIT: &str = "nocturne-push.service";
-const TURN_UNIT: &str = "nocturne-turn.service";
+const UNIT: &str = "nocturne.service";
 const SETUP: &str = "SETUP.md";
 const CERTIFICATE: &str = "fullchain.pem";
 const KEY: &str = "key.pem";
@@ -47,7 +46,7 @@ const KEY: &str = "key.pem";
 const PUSH_LISTENS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 5000));
 
 /// In the order in which they get their names: what names another comes after it.
-const FILES: [&str; 6] = [PUSHKEYS, PUSH, TURN, PUSH_UNIT, TURN_UNIT, SETUP];
+const FILES: [&str; 5] = [PUSHKEYS, PUSH, TURN, UNIT, SETUP];
 
 /// Write configurations with fresh secrets, and say what else is to be done
 ///
@@ -212,14 +211,11 @@ impl Run<'_> {
             let text = configuration::push(&self.server_name.name, &folder.join(PUSHKEYS));
             files.write(PUSH, &text, SECRET)?;
         }
-        if writes(PUSH_UNIT) {
-            files.write(PUSH_UNIT, &units::push(&folder.join(PUSH)), PUBLIC)?;
-        }
-        if writes(TURN_UNIT) {
+        if writes(UNIT) {
             let listen = &config.listen;
             let ports = listen.udp.iter().chain(&listen.tcp).chain(&listen.tls);
-            let text = units::turn(&folder.join(TURN), ports.map(SocketAddr::port));
-            files.write(TURN_UNIT, &text, PUBLIC)?;
+            let text = units::unit(folder.path(), ports.map(SocketAddr::port));
+            files.write(UNIT, &text, PUBLIC)?;
         }
         let addresses: Vec<_> = addresses::find(&config.relay)
             .map_err(|problem| format!("{}: {problem}", folder.join(TURN).display()))?

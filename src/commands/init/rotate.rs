@@ -55,7 +55,7 @@ impl fmt::Display for Rotated {
         writeln!(formatter)?;
         writeln!(
             formatter,
-            "  1. reload the relay: systemctl reload nocturne-turn"
+            "  1. reload the relay: systemctl reload nocturne"
         )?;
         let source = if *setup {
             "SETUP.md has it in all snippets"
@@ -75,7 +75,7 @@ impl fmt::Display for Rotated {
             formatter,
             "  3. {hours} hours after that (24 with Nextcloud Talk) take the old one out, and reload again"
         )?;
-        writeln!(formatter, "\nNext: systemctl reload nocturne-turn")
+        writeln!(formatter, "\nNext: systemctl reload nocturne")
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Write as _, net::SocketAddr};
 
 use super::{Facts, TLS_PORT, Transport, block, shell};
-use crate::commands::init::{PUSH_UNIT, TURN, TURN_UNIT};
+use crate::commands::init::{TURN, UNIT};
 
 /// Where the units expect the program.
 pub(in crate::commands::init) const PROGRAM: &str = "/usr/local/bin/nocturne";
@@ -101,16 +101,16 @@ pub(super) fn services(facts: &Facts<'_>) -> String {
         let _ = writeln!(commands, "sudo install -m 755 {program} {PROGRAM}");
     }
     let folder = facts.folder();
-    let (push, turn) = (facts.file(PUSH_UNIT), facts.file(TURN_UNIT));
+    let unit = facts.file(UNIT);
     let _ = write!(
         commands,
         "\
 id -u nocturne >/dev/null 2>&1 || sudo useradd --system --no-create-home --shell /usr/sbin/nologin nocturne
 sudo chown -R nocturne:nocturne {folder}
 sudo -u nocturne nocturne check --config-dir {folder}
-sudo install -m 644 {push} {turn} /etc/systemd/system/
+sudo install -m 644 {unit} /etc/systemd/system/
 sudo systemctl daemon-reload
-sudo systemctl enable --now nocturne-push nocturne-turn
+sudo systemctl enable --now nocturne
 "
     );
     let tls = if facts.waits_for_certificate() {
@@ -122,9 +122,9 @@ sudo systemctl enable --now nocturne-push nocturne-turn
         "\
 ## 3. Start the services
 
-They get a user of their own, who alone can read the configurations. `check` says what is amiss, and then everything there is to say about the rest.{tls} If coturn runs on this machine, it has the same ports: `sudo systemctl disable --now coturn` first.
+Both are one unit, and two processes, neither of which can read the other's keys. They get a user of their own, who alone can read the configurations. `check` says what is amiss, and then everything there is to say about the rest.{tls} If coturn runs on this machine, it has the same ports: `sudo systemctl disable --now coturn` first; and so it is with `nocturne-push` or `nocturne-turn`, should one of them be here from before.
 
-{}`systemctl status nocturne-turn` and `journalctl -u nocturne-turn` show how they are; neither log names anybody.
+{}`systemctl status nocturne` and `journalctl -u nocturne` show how they are; the log names nobody.
 
 ",
         block("sh", &commands)
@@ -184,7 +184,7 @@ sudo /etc/cron.daily/nocturne
         "\
 sudo sed -i 's/^#tls:/tls:/' {configuration}
 sudo -u nocturne nocturne check --config-dir {}
-sudo systemctl restart nocturne-turn
+sudo systemctl restart nocturne
 ",
         facts.folder()
     );

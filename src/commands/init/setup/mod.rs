@@ -302,7 +302,7 @@ fn rotation(facts: &Facts<'_>) -> String {
 
 ```sh
 sudo nocturne init --rotate --out {folder}
-sudo systemctl reload nocturne-turn
+sudo systemctl reload nocturne
 ```
 
 A new secret is then in front of the list in `turn-relay.yaml`, and the old one goes on working. This file has the new one: paste it again wherever you had pasted the old one. {hours} hours after the last of these changes (24 with Nextcloud Talk) take the old one out of the list, and reload once more.

@@ -54,7 +54,7 @@ fn live_kit(facts: &Facts<'_>) -> String {
 
 Without this, LiveKit sends every client to STUN servers of Google and Twilio, which see their addresses. Into the section `rtc` of its configuration (`secret` takes a version newer than June 2025):
 
-{}If LiveKit runs on this very machine, clients must be allowed to reach it through the relay. In `turn-relay.yaml`, and then `sudo systemctl reload nocturne-turn`:
+{}If LiveKit runs on this very machine, clients must be allowed to reach it through the relay. In `turn-relay.yaml`, and then `sudo systemctl reload nocturne`:
 
 {}and LiveKit's `port_range_start` and `port_range_end` (50000 to 60000) should not be in the relay's own range, {first} to {last}: give one of the two another.
 

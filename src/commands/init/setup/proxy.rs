@@ -33,7 +33,7 @@ pub(super) fn section(facts: &Facts<'_>) -> String {
         let lines = format!("credentials:\n  homeserver: {}\n", quoted(&homeserver));
         format!(
             "`turn-relay.yaml` does not say yet whose users get credentials. Add, and then `sudo systemctl reload \
-             nocturne-turn`:\n\n{}",
+             nocturne`:\n\n{}",
             block("yaml", &lines)
         )
     };

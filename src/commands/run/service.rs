@@ -1,0 +1,396 @@
+//! One service: its process, and what is to become of it next.
+
+use std::{
+    fmt, io,
+    os::unix::{net::UnixStream, process::CommandExt as _},
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, WaitStatus, kill_process};
+use shared::{environment::Environment, lifecycle::STOPPING};
+use tracing::{error, info, warn};
+
+use crate::commands::program;
+
+/// How long a child may take until it serves.
+const START: Duration = Duration::from_secs(90);
+
+/// How long a child may take after a second signal.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// How long is waited before a service is started again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// After the first end, and after each that came when the service had run well.
+    first: Duration,
+    /// Each pause is twice as long as the one before, up to this.
+    longest: Duration,
+    /// How long a service has to serve to have run well.
+    well: Duration,
+    /// A service that says nothing for so long is killed and started again. It says something in half of
+    /// that.
+    silence: Duration,
+}
+
+impl Patience {
+    /// 250 ms make 30 s at the most, 10 s of good service, and 30 s of silence.
+    pub(super) fn with_first_pause(first: Duration) -> Self {
+        Self {
+            first,
+            longest: first * 120,
+            well: first * 40,
+            silence: first * 120,
+        }
+    }
+}
+
+/// A service and its process, if it has one now.
+#[derive(Debug)]
+pub(super) struct Service {
+    /// The subcommand.
+    pub(super) name: &'static str,
+    configuration: PathBuf,
+    privileges: Vec<String>,
+    /// Variables that are none of its business: the other's settings and keys, and who watches the
+    /// supervisor.
+    hidden: Vec<String>,
+    patience: Patience,
+    pause: Duration,
+    /// Whether it has served since the supervisor started.
+    has_served: bool,
+    pub(super) state: State,
+}
+
+/// What a service is doing.
+#[derive(Debug)]
+pub(super) enum State {
+    /// It has a process.
+    Running(Process),
+    /// It is started then.
+    Waiting(Instant),
+    /// It is not started any more.
+    Ended,
+}
+
+/// A process of a service.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) pid: Pid,
+    /// When it said that it serves.
+    ready: Option<Instant>,
+    reload: Reload,
+    is_stopping: bool,
+    /// When it is killed, unless it says something before.
+    deadline: Instant,
+}
+
+/// How far a reload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reload {
+    None,
+    /// It came before the child could take signals.
+    Wanted,
+    UnderWay,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Code(i32),
+    Signal(i32),
+}
+
+impl End {
+    pub(super) fn of(status: WaitStatus) -> Option<Self> {
+        let code = status.exit_status().map(Self::Code);
+        code.or_else(|| status.terminating_signal().map(Self::Signal))
+    }
+
+    /// As a shell says it.
+    pub(super) fn exit_code(self) -> u8 {
+        let code = match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => 128 + signal,
+        };
+        u8::try_from(code).unwrap_or(u8::MAX)
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(formatter, "exit code {code}"),
+            Self::Signal(signal) => write!(formatter, "killed by signal {signal}"),
+        }
+    }
+}
+
+/// What an end means for the supervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is started again.
+    Restart,
+    /// It never served: with this configuration, or on this machine, it cannot.
+    CannotStart,
+}
+
+impl Service {
+    pub(super) fn new(
+        name: &'static str,
+        configuration: PathBuf,
+        privileges: Vec<String>,
+        environment: &Environment,
+        patience: Patience,
+    ) -> Self {
+        let is_hidden = |variable: &&str| is_hidden_from(name, variable);
+        Self {
+            name,
+            configuration,
+            privileges,
+            hidden: environment
+                .names()
+                .filter(is_hidden)
+                .map(str::to_owned)
+                .collect(),
+            patience,
+            pause: patience.first,
+            has_served: false,
+            state: State::Ended,
+        }
+    }
+
+    /// Starts a process; its end of the line is returned.
+    pub(super) fn start(&mut self, now: Instant) -> io::Result<UnixStream> {
+        let (line, childs_end) = UnixStream::pair()?;
+        line.set_nonblocking(true)?;
+        let mut command = Command::new(program()?);
+        command
+            .arg0("nocturne")
+            .args([self.name, "--supervised", "--config"])
+            .arg(&self.configuration)
+            .args(&self.privileges)
+            .env(
+                "WATCHDOG_USEC",
+                self.patience.silence.as_micros().to_string(),
+            )
+            .stdin(Stdio::from(std::os::fd::OwnedFd::from(childs_end)))
+            // Ctrl-C on a terminal is the supervisor's, who passes it on: otherwise it came twice.
+            .process_group(0);
+        for variable in &self.hidden {
+            command.env_remove(variable);
+        }
+        let child = command.spawn()?;
+        // Whoever waits for it does so by its ID.
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| io::Error::other("a process without an ID"))?;
+        info!(
+            service = self.name,
+            pid = pid.as_raw_nonzero().get(),
+            "started"
+        );
+        self.state = State::Running(Process {
+            pid,
+            ready: None,
+            reload: Reload::None,
+            is_stopping: false,
+            deadline: now + START,
+        });
+        Ok(line)
+    }
+
+    /// It could not even be started.
+    pub(super) fn not_started(&mut self, error: &io::Error, now: Instant) -> Verdict {
+        error!(service = self.name, %error, "no process can be started");
+        self.decide(Duration::ZERO, now)
+    }
+
+    pub(super) fn pid(&self) -> Option<Pid> {
+        match &self.state {
+            State::Running(process) => Some(process.pid),
+            State::Waiting(_) | State::Ended => None,
+        }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(&self.state, State::Running(process) if process.ready.is_some() && !process.is_stopping)
+    }
+
+    pub(super) fn is_reloading(&self) -> bool {
+        matches!(&self.state, State::Running(process) if process.reload != Reload::None)
+    }
+
+    /// What the process says of itself.
+    pub(super) fn hear(&mut self, word: &str, now: Instant) {
+        let State::Running(process) = &mut self.state else {
+            return;
+        };
+        match word {
+            "READY=1" => {
+                if process.ready.is_none() {
+                    info!(
+                        service = self.name,
+                        pid = process.pid.as_raw_nonzero().get(),
+                        "ready"
+                    );
+                    process.ready = Some(now);
+                    self.has_served = true;
+                    if process.reload == Reload::Wanted {
+                        process.signal(Signal::HUP);
+                    }
+                }
+                process.reload = match process.reload {
+                    Reload::Wanted => Reload::UnderWay,
+                    Reload::None | Reload::UnderWay => Reload::None,
+                };
+                process.heard(self.patience.silence, now);
+            }
+            "WATCHDOG=1" | "RELOADING=1" if process.ready.is_some() && !process.is_stopping => {
+                process.heard(self.patience.silence, now);
+            }
+            // Perhaps somebody stopped this process alone: it has its time, too.
+            "STOPPING=1" | EXTENDED => {
+                process.is_stopping = true;
+                process.heard(STOPPING, now);
+            }
+            _ => {}
+        }
+    }
+
+    /// Has the process read its files again; before it can, that is kept for later.
+    pub(super) fn reload(&mut self) {
+        if let State::Running(process) = &mut self.state
+            && !process.is_stopping
+        {
+            if process.ready.is_some() {
+                process.reload = Reload::UnderWay;
+                process.signal(Signal::HUP);
+            } else {
+                process.reload = Reload::Wanted;
+            }
+        }
+    }
+
+    /// Has the process finish what is under way, and is not started again.
+    pub(super) fn stop(&mut self, signal: Signal, now: Instant) {
+        match &mut self.state {
+            State::Running(process) => {
+                process.is_stopping = true;
+                process.deadline = now + STOPPING;
+                process.signal(signal);
+            }
+            State::Waiting(_) | State::Ended => self.state = State::Ended,
+        }
+    }
+
+    /// The same, and at once.
+    pub(super) fn stop_at_once(&mut self, signal: Signal, now: Instant) {
+        if let State::Running(process) = &mut self.state {
+            process.deadline = now + AT_ONCE;
+            process.signal(signal);
+        }
+    }
+
+    /// When something is to be done that nobody asks for.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::Running(process) => Some(process.deadline),
+            State::Waiting(until) => Some(*until),
+            State::Ended => None,
+        }
+    }
+
+    /// Kills a process that has been silent for too long; true if there was one.
+    pub(super) fn kill_if_silent(&mut self, now: Instant) -> bool {
+        let State::Running(process) = &mut self.state else {
+            return false;
+        };
+        if now < process.deadline {
+            return false;
+        }
+        error!(
+            service = self.name,
+            pid = process.pid.as_raw_nonzero().get(),
+            "silent for too long: killed"
+        );
+        process.signal(Signal::KILL);
+        process.deadline = now + AT_ONCE;
+        true
+    }
+
+    /// The process ended without being asked to.
+    pub(super) fn ended(&mut self, end: End, now: Instant) -> Verdict {
+        let served = match &self.state {
+            State::Running(process) => process.ready.map(|since| now.duration_since(since)),
+            State::Waiting(_) | State::Ended => None,
+        };
+        let verdict = self.decide(served.unwrap_or_default(), now);
+        if let State::Waiting(until) = &self.state {
+            let pause = until.duration_since(now);
+            warn!(
+                service = self.name,
+                %end,
+                pause_milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+                "ended: it is started again after a pause"
+            );
+        } else {
+            error!(service = self.name, %end, "it cannot be started");
+        }
+        verdict
+    }
+
+    /// It ended as it was asked to.
+    pub(super) fn is_over(&mut self) {
+        self.state = State::Ended;
+    }
+
+    fn decide(&mut self, served: Duration, now: Instant) -> Verdict {
+        if !self.has_served {
+            self.state = State::Ended;
+            return Verdict::CannotStart;
+        }
+        if served >= self.patience.well {
+            self.pause = self.patience.first;
+        }
+        self.state = State::Waiting(now + self.pause);
+        self.pause = (self.pause * 2).min(self.patience.longest);
+        Verdict::Restart
+    }
+}
+
+/// [`lifecycle`](shared::lifecycle) asks for [`STOPPING`] each time.
+const EXTENDED: &str = "EXTEND_TIMEOUT_USEC=30000000";
+
+impl Process {
+    fn signal(&self, signal: Signal) {
+        // It has not been waited for, so that the ID is still its own.
+        if let Err(error) = kill_process(self.pid, signal) {
+            error!(%error, "a signal could not be passed on");
+        }
+    }
+
+    fn heard(&mut self, patience: Duration, now: Instant) {
+        self.deadline = now + patience;
+    }
+}
+
+fn is_hidden_from(service: &str, variable: &str) -> bool {
+    const OF_THE_SUPERVISOR: [&str; 6] = [
+        "NOTIFY_SOCKET",
+        "WATCHDOG_PID",
+        "WATCHDOG_USEC",
+        "LISTEN_PID",
+        "LISTEN_FDS",
+        "LISTEN_FDNAMES",
+    ];
+    const OF_PUSH: [&str; 2] = ["NOCTURNE_PUSH_", "SYGNAL_"];
+    const OF_TURN: [&str; 1] = ["NOCTURNE_TURN_"];
+    let others: &[&str] = if service == "push" {
+        &OF_TURN
+    } else {
+        &OF_PUSH
+    };
+    OF_THE_SUPERVISOR.contains(&variable)
+        || others.iter().any(|prefix| variable.starts_with(prefix))
+}
