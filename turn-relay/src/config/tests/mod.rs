@@ -1,6 +1,7 @@
 //! Whole files, as people write them.
 
 mod broken;
+mod environment;
 mod example;
 mod mutated;
 mod reports;
@@ -12,7 +13,7 @@ use std::{
 };
 
 use rcgen::{CertificateParams, KeyPair};
-use shared::yaml::Diagnostics;
+use shared::{environment::Environment, yaml::Diagnostics};
 
 use super::{
     Config, Loaded,
@@ -66,11 +67,16 @@ impl Fixture {
 
     /// Loads a text as the file `f.yaml`; `DIR` in it stands for the folder.
     pub(super) fn load(&self, text: &str) -> Loaded {
+        self.load_with(text, &Environment::default())
+    }
+
+    pub(super) fn load_with(&self, text: &str, environment: &Environment) -> Loaded {
         let text = text.replace("DIR", &self.path().display().to_string());
         let diagnostics = Diagnostics::new("f.yaml");
         let config = config_of_text(
             &text,
             Path::new("f.yaml"),
+            environment,
             SystemTime::UNIX_EPOCH + NOW,
             &diagnostics,
         );
