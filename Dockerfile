@@ -5,7 +5,7 @@
 
 # On the building machine's own processor: for another one it compiles across, which is faster than emulation.
 FROM --platform=$BUILDPLATFORM docker.io/library/rust:1.95-slim-bookworm AS build
-ARG TARGETARCH=amd64
+ARG TARGETARCH
 # "true" where the packages of Cargo.lock are there already, and nowhere to be had
 ARG CARGO_NET_OFFLINE=false
 WORKDIR /build
