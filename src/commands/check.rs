@@ -37,7 +37,7 @@ pub(crate) struct Arguments {
 
 /// Whose configuration a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Push,
     Turn,
 }
@@ -83,15 +83,28 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
 }
 
 fn files(arguments: &Arguments, environment: &Environment) -> Result<Vec<PathBuf>, String> {
-    if !arguments.files.is_empty() {
-        return Ok(arguments.files.clone());
+    if arguments.files.is_empty() {
+        usual_files(arguments.config_dir.as_deref(), environment)
+    } else {
+        Ok(arguments.files.clone())
     }
-    let named = arguments.config_dir.as_deref();
-    match configured(named, environment) {
+}
+
+/// The files of the folder that was named, else where they usually are; there is at least one. One that need
+/// not be there, since its variables are set, is among them.
+///
+/// # Errors
+///
+/// A text that says where there is none.
+pub(super) fn usual_files(
+    config_dir: Option<&Path>,
+    environment: &Environment,
+) -> Result<Vec<PathBuf>, String> {
+    match configured(config_dir, environment) {
         Ok(Configured { folder, files }) => {
             Ok(files.iter().map(|file| folder.join(file)).collect())
         }
-        Err(looked) if named.is_some() => Err(format!(
+        Err(looked) if config_dir.is_some() => Err(format!(
             "nothing to check: there is no {PUSH} and no {TURN} in {}",
             looked.join(" or ")
         )),
@@ -113,7 +126,7 @@ fn files(arguments: &Arguments, environment: &Environment) -> Result<Vec<PathBuf
 }
 
 /// Whose a file is, by the keys at its top; by its name where they do not tell.
-fn kind(path: &Path) -> Kind {
+pub(super) fn kind(path: &Path) -> Kind {
     const OF_PUSH: [&str; 6] = [
         "apps",
         "metrics",

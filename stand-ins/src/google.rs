@@ -385,7 +385,7 @@ fn check_message(body: &[u8]) -> Result<String, Violation> {
         ));
     }
     let target = text(target, &format!("message.{name}"))?;
-    if target.is_empty() {
+    if target.is_empty() || name == "token" && target.contains(' ') {
         return Err(Violation::plain(
             "The registration token is not a valid FCM registration token",
         ));

@@ -476,6 +476,7 @@ async fn google_refuses_messages_that_it_documents_as_wrong() {
         json!({ "data": {} }),
         json!({ "token": "a", "topic": "b" }),
         json!({ "token": "" }),
+        json!({ "token": "a b" }),
         json!({ "token": 1 }),
         json!({ "token": "a", "data": { "n": 1 } }),
         json!({ "token": "a", "data": { "aps": {} } }),

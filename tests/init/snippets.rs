@@ -271,6 +271,12 @@ fn the_commands_of_the_last_step_are_this_programs() {
         })
         .collect();
     assert!(commands.len() >= 3, "{commands:?}");
+    assert!(
+        commands
+            .iter()
+            .any(|command| command.starts_with("doctor --config-dir ")),
+        "{commands:?}"
+    );
     for command in commands {
         let words: Vec<_> = command.split_whitespace().collect();
         let help = nocturne()

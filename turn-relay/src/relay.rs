@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use rustls::RootCertStore;
 use shared::{clock::Clock, environment::Environment, open_files, random::Random, tls};
 use tracing::{error, info, warn};
@@ -85,13 +86,22 @@ impl Relay {
             warn!("{warning}");
         }
         let own = own_addresses(&addresses)?;
+        if let Some(warning) = opened(&config.peers.allow, &addresses, &own) {
+            warn!("{warning}");
+        }
         check_open_files(&config, open_files::raise());
         let certificates = match &config.tls {
-            Some(tls) => Some(Arc::new(Certificates::new(
-                Arc::clone(&tls.identity),
-                &tls.certificate,
-                &tls.key,
-            )?)),
+            Some(tls) => {
+                let identity = Arc::clone(&tls.identity);
+                let certificates = Certificates::new(identity, &tls.certificate, &tls.key)?;
+                #[cfg(feature = "dtls")]
+                let certificates = if config.listen.dtls.is_empty() {
+                    certificates
+                } else {
+                    certificates.with_dtls()?
+                };
+                Some(Arc::new(certificates))
+            }
             None => None,
         };
         let workers = Workers::start(
@@ -262,9 +272,15 @@ impl Relay {
         if unsafe_identifiers && !self.config.load().log.unsafe_identifiers {
             warn_of_unsafe_identifiers();
         }
+        if let Some(warning) = opened(&config.peers.allow, &self.addresses, &own) {
+            warn!("{warning}");
+        }
+        // locked until all of it is in force: whoever follows this host's addresses meanwhile would put the old
+        // settings back
+        let mut known = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         self.configure(&config, &own);
         self.config.store(Arc::new(config));
-        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = own;
+        *known = own;
         Ok(())
     }
 
@@ -373,6 +389,34 @@ fn own_addresses(relay: &[RelayAddress]) -> Result<Vec<IpAddr>, String> {
     })
 }
 
+/// What `peers.allow` opens on this host itself, which who allows a network may not think of. Loopback and link-local addresses are
+/// warned of where the configuration is read.
+fn opened(allow: &[IpNet], relay: &[RelayAddress], own: &[IpAddr]) -> Option<String> {
+    let mut open: Vec<IpAddr> = relay
+        .iter()
+        .flat_map(|address| [address.bind, address.advertised])
+        .chain(own.iter().copied())
+        .filter(|address| allow.iter().any(|network| network.contains(address)))
+        .filter(|address| !address.is_loopback() && !is_link_local(*address))
+        .collect();
+    open.sort_unstable();
+    open.dedup();
+    (!open.is_empty()).then(|| {
+        let open: Vec<_> = open.iter().map(ToString::to_string).collect();
+        format!(
+            "`peers.allow` contains {}, which this host has itself: whoever has credentials reaches all of its services there",
+            open.join(", ")
+        )
+    })
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
 fn warn_of_unsafe_identifiers() {
     warn!(
         "log.unsafe_identifiers is on: usernames and addresses of clients and peers are written to the log; \
@@ -429,6 +473,8 @@ fn settings(config: &Config, certificates: Option<&Certificates>, has_ipv6: bool
         dtls: usable(&listen.dtls),
         relay_ports: config.relay.ports.clone(),
         tls_config: certificates.map(Certificates::current),
+        #[cfg(feature = "dtls")]
+        dtls_config: certificates.and_then(Certificates::current_dtls),
     }
 }
 
@@ -493,5 +539,36 @@ fn reloadable(
         tls_handshake: config.timeouts.tls_handshake,
         first_request: config.timeouts.first_request,
         idle: config.timeouts.idle,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_opens_this_host_is_warned_of() {
+        let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
+        let relay = [RelayAddress {
+            bind: ip("10.0.0.5"),
+            advertised: ip("9.9.9.9"),
+        }];
+        let own = ["127.0.0.1", "10.0.0.5", "172.17.0.1", "fe80::1", "fd00::5"].map(ip);
+        for (allow, open) in [
+            (&[][..], None),
+            (&["192.168.0.0/16"], None),
+            (&["10.1.0.0/16", "127.0.0.0/8", "fe80::/10"], None),
+            (&["10.0.0.0/8"], Some("10.0.0.5")),
+            (&["9.9.9.9/32"], Some("9.9.9.9")),
+            (&["172.16.0.0/12", "fc00::/7"], Some("172.17.0.1, fd00::5")),
+        ] {
+            let allow: Vec<IpNet> = allow.iter().map(|text| text.parse().unwrap()).collect();
+            let warning = opened(&allow, &relay, &own);
+            let named = warning.as_deref().map(|text| {
+                let rest = text.strip_prefix("`peers.allow` contains ").unwrap();
+                rest.split_once(", which this host has").unwrap().0
+            });
+            assert_eq!(named, open, "{allow:?}");
+        }
     }
 }

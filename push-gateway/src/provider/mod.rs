@@ -5,7 +5,12 @@
 //! metrics are the dispatcher's). What an answer means is one pure function per provider, in its
 //! `outcome.rs`.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use http::{HeaderMap, header::DATE};
 
 use shared::{clock::Clock, random::Random};
 
@@ -94,6 +99,16 @@ pub struct Attempt {
     pub status: Option<u16>,
 }
 
+/// What a provider answered to a request that reaches no device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// What the answer means for an app that has had pushes taken. Rejected or delivered: the provider took
+    /// the credentials, and went on to the device that does not exist.
+    pub outcome: Outcome,
+    /// The time by the provider's clock (`Date`), when the answer has it.
+    pub date: Option<SystemTime>,
+}
+
 impl Provider {
     /// Makes the request for one device.
     ///
@@ -143,6 +158,17 @@ impl Provider {
         }
     }
 
+    /// Shows the gateway's credentials to the provider once, with a push to a device that cannot exist; ends
+    /// by `deadline`. None where there is nobody to ask: the push services of [`Provider::WebPush`] and
+    /// [`Provider::UnifiedPush`] are the devices' choice.
+    pub async fn probe(&self, deadline: Instant) -> Option<Probe> {
+        match self {
+            Self::Apns(provider) => Some(provider.probe(deadline).await),
+            Self::Fcm(provider) => Some(provider.probe(deadline).await),
+            Self::WebPush(_) | Self::UnifiedPush(_) => None,
+        }
+    }
+
     /// When what the gateway shows the provider expires.
     #[must_use]
     pub fn credentials_expire_at(&self) -> Option<Expiry> {
@@ -150,6 +176,25 @@ impl Provider {
             Self::Apns(provider) => provider.credentials_expire_at(),
             Self::Fcm(provider) => provider.credentials_expire_at().map(Expiry::Token),
             Self::WebPush(_) | Self::UnifiedPush(_) => None,
+        }
+    }
+}
+
+impl Probe {
+    /// What an answer means, with the time that its headers give.
+    fn answered(outcome: Outcome, headers: &HeaderMap) -> Self {
+        let date = headers.get(DATE).and_then(|value| value.to_str().ok());
+        Self {
+            outcome,
+            date: date.and_then(|text| httpdate::parse_http_date(text).ok()),
+        }
+    }
+
+    /// There was no answer.
+    fn unanswered(outcome: impl Into<Outcome>) -> Self {
+        Self {
+            outcome: outcome.into(),
+            date: None,
         }
     }
 }

@@ -35,11 +35,8 @@ impl Budget {
     /// Whether one more answer may go to `client` now, at `per_second` answers (and a burst of as many). Takes no lock.
     #[must_use]
     pub(crate) fn take(&self, client: IpAddr, per_second: u32, now: Time) -> bool {
-        let Some(cost) = SECOND.checked_div(u64::from(per_second)) else {
-            return false;
-        };
         self.cell(client)
-            .is_some_and(|cell| cell.take(cost, SECOND, now))
+            .is_some_and(|cell| take(cell, per_second, now))
     }
 
     fn cell(&self, client: IpAddr) -> Option<&Rate> {
@@ -53,6 +50,14 @@ impl Budget {
         let index = usize::try_from(hasher.finish() % CELLS as u64).ok()?;
         self.cells.get(index)
     }
+}
+
+/// Whether one more answer may be given now, at `per_second` answers (and a burst of as many) that are counted by `rate`. Takes no lock.
+#[must_use]
+pub(crate) fn take(rate: &Rate, per_second: u32, now: Time) -> bool {
+    SECOND
+        .checked_div(u64::from(per_second))
+        .is_some_and(|cost| rate.take(cost, SECOND, now))
 }
 
 impl std::fmt::Debug for Budget {

@@ -6,8 +6,12 @@ use std::{
 };
 
 use crate::{
-    budget::Budget, config::RelayAddress, connections::WaitingConnections, nonce::Nonces,
-    ports::Ports, quota::Ledger,
+    budget::Budget,
+    config::RelayAddress,
+    connections::{Connections, Listening},
+    nonce::Nonces,
+    ports::Ports,
+    quota::Ledger,
 };
 
 /// Randomness as an argument. What it gives must not be guessable.
@@ -23,7 +27,8 @@ pub struct Commons {
     pub(crate) ledger: Ledger,
     pub(crate) ports: Ports,
     pub(crate) budget: Budget,
-    pub(crate) connections: WaitingConnections,
+    pub(crate) connections: Connections,
+    pub(crate) listening: Listening,
     made: AtomicU64,
 }
 
@@ -44,7 +49,8 @@ impl Commons {
             ledger: Ledger::new(draw()),
             budget: Budget::new(draw()),
             ports: Ports::new(relay_addresses, ports),
-            connections: WaitingConnections::default(),
+            connections: Connections::default(),
+            listening: Listening::default(),
             made: AtomicU64::new(0),
         }
     }

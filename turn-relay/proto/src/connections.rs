@@ -1,15 +1,28 @@
-//! Connections to peers that wait for a ConnectionBind request (RFC 6062 §5.4), which may come on another thread.
+//! Connections to peers (RFC 6062 §5) as far as servers of several threads have to agree on them: which names are taken, which connection waits for whom, and
+//! which relayed transport addresses take connections.
 
 use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use crate::{address::ConnectionId, quota::UserId};
 
-/// Which connections wait, and for whom (the hash of a whole username).
+/// All connections to peers that have a name. A name is taken until its connection is closed, so that no two connections ever have the same.
 #[derive(Debug, Default)]
-pub(crate) struct WaitingConnections(Mutex<HashMap<u32, UserId>>);
+pub(crate) struct Connections(Mutex<HashMap<u32, State>>);
+
+/// What a connection does.
+#[derive(Debug)]
+enum State {
+    /// It is being made.
+    Connecting,
+    /// It waits for a ConnectionBind request (§5.4) of that user (the hash of a whole username), which may come on another thread.
+    Waiting(UserId),
+    /// The request came.
+    Joined,
+}
 
 /// Why a connection is not joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,36 +33,79 @@ pub(crate) enum NotJoined {
     OtherUser,
 }
 
-impl WaitingConnections {
-    /// Enters a connection; `false` if the ID is taken.
-    pub(crate) fn insert(&self, id: ConnectionId, user: UserId) -> bool {
-        let mut waiting = self.lock();
-        let free = !waiting.contains_key(&id.0);
+impl Connections {
+    /// Takes a name for a connection that is to be made; `false` if another one has it.
+    pub(crate) fn name(&self, id: ConnectionId) -> bool {
+        let mut connections = self.lock();
+        let free = !connections.contains_key(&id.0);
         if free {
-            waiting.insert(id.0, user);
+            connections.insert(id.0, State::Connecting);
         }
         free
     }
 
-    /// Takes out a connection that is to be joined, once.
-    pub(crate) fn take(&self, id: ConnectionId, user: UserId) -> Result<(), NotJoined> {
-        let mut waiting = self.lock();
-        match waiting.get(&id.0) {
-            None => Err(NotJoined::Unknown),
-            Some(owner) if *owner != user => Err(NotJoined::OtherUser),
-            Some(_) => {
-                waiting.remove(&id.0);
+    /// From now on a connection waits for a request of `user`.
+    pub(crate) fn wait(&self, id: ConnectionId, user: UserId) {
+        self.lock().insert(id.0, State::Waiting(user));
+    }
+
+    /// Joins a connection, once.
+    pub(crate) fn join(&self, id: ConnectionId, user: UserId) -> Result<(), NotJoined> {
+        let mut connections = self.lock();
+        match connections.get_mut(&id.0) {
+            Some(State::Waiting(owner)) if *owner != user => Err(NotJoined::OtherUser),
+            Some(state @ State::Waiting(_)) => {
+                *state = State::Joined;
                 Ok(())
             }
+            Some(State::Connecting | State::Joined) | None => Err(NotJoined::Unknown),
         }
     }
 
-    /// Gives up a connection; `false` if it waits no longer.
-    pub(crate) fn remove(&self, id: ConnectionId) -> bool {
-        self.lock().remove(&id.0).is_some()
+    /// Gives up a connection that waits; `false` if it waits no longer.
+    pub(crate) fn give_up(&self, id: ConnectionId) -> bool {
+        let mut connections = self.lock();
+        let waits = matches!(connections.get(&id.0), Some(State::Waiting(_)));
+        if waits {
+            connections.remove(&id.0);
+        }
+        waits
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, UserId>> {
+    /// A connection is closed, or was not made: its name is free.
+    pub(crate) fn remove(&self, id: ConnectionId) {
+        self.lock().remove(&id.0);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, State>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Relayed transport addresses that take connections, as clients are told them: on the relay's own addresses these are peers, and nothing else is. `Debug` shows none.
+#[derive(Default)]
+pub(crate) struct Listening(Mutex<HashSet<SocketAddr>>);
+
+impl Listening {
+    pub(crate) fn insert(&self, relayed: SocketAddr) {
+        self.lock().insert(relayed);
+    }
+
+    pub(crate) fn remove(&self, relayed: SocketAddr) {
+        self.lock().remove(&relayed);
+    }
+
+    pub(crate) fn contains(&self, address: SocketAddr) -> bool {
+        self.lock().contains(&address)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<SocketAddr>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Listening {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Listening")
     }
 }

@@ -87,8 +87,9 @@ pub enum Effect {
         /// Which.
         connection: ConnectionId,
     },
-    /// A client has shown that it has credentials: its connection no longer counts as one of a stranger.
-    /// Comes for each authentic request over a stream or DTLS until [`Effect::AllocationEnded`].
+    /// A client has shown that it has credentials, and has an allocation: its connection no longer counts as one of a stranger. Credentials alone do not
+    /// make it one, since no quota counts the connections of who has them.
+    /// Comes for each authentic request over a stream or DTLS from the Allocate request on until [`Effect::AllocationEnded`].
     Authenticated {
         /// Who.
         client: FiveTuple,

@@ -11,8 +11,12 @@ use std::{
 use arc_swap::ArcSwapOption;
 
 use crate::{
-    address::FiveTuple, commons::Random, config::RelayAddress, quota::Account,
-    stun::channel_data::ChannelNumber, time::Time,
+    address::FiveTuple,
+    commons::Random,
+    config::RelayAddress,
+    quota::{Account, UserId},
+    stun::channel_data::ChannelNumber,
+    time::Time,
 };
 
 /// How long a port is held for a token, RFC 8656 §7.2.
@@ -62,9 +66,17 @@ struct State {
     /// In the order of [`Ports::addresses`].
     pools: Box<[Pool]>,
     /// Held ports, by the moment at which they are free again, and for what.
-    holds: BTreeMap<Hold, Option<ReservationToken>>,
+    holds: BTreeMap<Hold, Option<Reservation>>,
     // the keys are drawn by this module
     reservations: HashMap<ReservationToken, Hold, foldhash::fast::FixedState>,
+}
+
+/// What a port is held for.
+#[derive(Clone, Copy)]
+struct Reservation {
+    token: ReservationToken,
+    /// Whose request holds it.
+    user: UserId,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,10 +148,11 @@ impl Ports {
     }
 
     /// Takes a free even port, and holds the one above it for whoever shows the token within 30 seconds
-    /// (RFC 8656 §7.2).
+    /// (RFC 8656 §7.2). `user` is who asks.
     pub fn take_pair(
         &self,
         bind: IpAddr,
+        user: UserId,
         now: Time,
         random: &mut impl Random,
     ) -> Option<(u16, ReservationToken)> {
@@ -157,8 +170,16 @@ impl Ports {
             port: port.checked_add(1)?,
         };
         state.pools.get_mut(address)?.free.clear(upper.port);
-        state.hold(upper, Some(token));
+        state.hold(upper, Some(Reservation { token, user }));
         Some((port, token))
+    }
+
+    /// How many ports are held by requests of `user`.
+    #[must_use]
+    pub fn reserved_by(&self, user: UserId, now: Time) -> usize {
+        let state = self.lock_at(now);
+        let reservations = state.holds.values().flatten();
+        reservations.filter(|held| held.user == user).count()
     }
 
     /// Takes the port that is held for `token`, once.
@@ -286,11 +307,11 @@ impl State {
     }
 
     /// Holds a port that is not free.
-    fn hold(&mut self, hold: Hold, token: Option<ReservationToken>) {
+    fn hold(&mut self, hold: Hold, reservation: Option<Reservation>) {
         if let Some(pool) = self.pools.get_mut(hold.address) {
             pool.held.set(hold.port);
-            self.holds.insert(hold, token);
-            if let Some(token) = token {
+            self.holds.insert(hold, reservation);
+            if let Some(Reservation { token, .. }) = reservation {
                 self.reservations.insert(token, hold);
             }
         }
@@ -300,12 +321,12 @@ impl State {
         while let Some(entry) = self.holds.first_entry()
             && entry.key().until <= now
         {
-            let (hold, token) = entry.remove_entry();
+            let (hold, reservation) = entry.remove_entry();
             if let Some(pool) = self.pools.get_mut(hold.address) {
                 pool.held.clear(hold.port);
                 pool.free.set(hold.port);
             }
-            if let Some(token) = token {
+            if let Some(Reservation { token, .. }) = reservation {
                 self.reservations.remove(&token);
             }
         }
@@ -486,9 +507,10 @@ mod tests {
             (65535..=65535, 0),
         ] {
             let (ports, mut random) = (ports(&range), Repeatable(3));
-            let taken: BTreeSet<u16> =
-                std::iter::from_fn(|| Some(ports.take_pair(BIND, time(0), &mut random)?.0))
-                    .collect();
+            let taken: BTreeSet<u16> = std::iter::from_fn(|| {
+                Some(ports.take_pair(BIND, alice(), time(0), &mut random)?.0)
+            })
+            .collect();
             assert_eq!(taken.len(), pairs, "{range:?}");
             assert!(
                 taken
@@ -587,7 +609,9 @@ mod tests {
     #[test]
     fn the_port_above_is_held_for_thirty_seconds() {
         let (ports, mut random) = (ports(&(50000..=50001)), Repeatable(9));
-        let (port, token) = ports.take_pair(BIND, time(5_000), &mut random).unwrap();
+        let (port, token) = ports
+            .take_pair(BIND, alice(), time(5_000), &mut random)
+            .unwrap();
         assert_eq!(port, 50000);
         // not even what has no business with it makes it free
         ports.give_back(BIND, 50001);
@@ -602,8 +626,12 @@ mod tests {
     #[test]
     fn a_token_gives_its_port_once() {
         let (ports, mut random) = (ports(&(50000..=50003)), Repeatable(10));
-        let (port, token) = ports.take_pair(BIND, time(0), &mut random).unwrap();
-        let (other_port, other_token) = ports.take_pair(BIND, time(0), &mut random).unwrap();
+        let (port, token) = ports
+            .take_pair(BIND, alice(), time(0), &mut random)
+            .unwrap();
+        let (other_port, other_token) = ports
+            .take_pair(BIND, alice(), time(0), &mut random)
+            .unwrap();
         assert_eq!(ports.take_reserved(ReservationToken([0; 8]), time(0)), None);
         assert_eq!(
             ports.take_reserved(token, time(29_999)),
@@ -626,7 +654,9 @@ mod tests {
     #[test]
     fn a_token_has_no_time_left_after_thirty_seconds() {
         let (ports, mut random) = (ports(&(50000..=50001)), Repeatable(11));
-        let (_, token) = ports.take_pair(BIND, time(0), &mut random).unwrap();
+        let (_, token) = ports
+            .take_pair(BIND, alice(), time(0), &mut random)
+            .unwrap();
         assert_eq!(ports.take_reserved(token, time(30_000)), None);
         assert_eq!(take(&ports, Parity::Any, 30_000, &mut random), Some(50001));
     }
@@ -636,7 +666,9 @@ mod tests {
         let (ports, mut random) = (ports(&(50000..=50099)), Repeatable(12));
         for round in 0..1_000 {
             // each takes a pair, and gives back what it took: by token, or when its time is over
-            while let Some((port, token)) = ports.take_pair(BIND, time(round * 40), &mut random) {
+            while let Some((port, token)) =
+                ports.take_pair(BIND, alice(), time(round * 40), &mut random)
+            {
                 ports.give_back(BIND, port);
                 if port % 3 == 0 {
                     let (_, reserved) = ports.take_reserved(token, time(round * 40)).unwrap();
@@ -648,7 +680,11 @@ mod tests {
             assert!(state.holds.len() <= 50);
             assert_eq!(state.holds.len(), state.reservations.len());
         }
-        assert!(ports.take_pair(BIND, time(999_999), &mut random).is_some());
+        assert!(
+            ports
+                .take_pair(BIND, alice(), time(999_999), &mut random)
+                .is_some()
+        );
         assert_eq!(ports.lock().reservations.len(), 1);
     }
 
@@ -661,8 +697,8 @@ mod tests {
             }
         }
         let ports = ports(&(50000..=50099));
-        let (port, token) = ports.take_pair(BIND, time(0), &mut Stuck).unwrap();
-        assert_eq!(ports.take_pair(BIND, time(0), &mut Stuck), None);
+        let (port, token) = ports.take_pair(BIND, alice(), time(0), &mut Stuck).unwrap();
+        assert_eq!(ports.take_pair(BIND, alice(), time(0), &mut Stuck), None);
         assert_eq!(ports.take_reserved(token, time(0)), Some((BIND, port + 1)));
     }
 
@@ -685,7 +721,9 @@ mod tests {
         ];
         let (ports, mut random) = (Ports::new(&addresses, 50000..=50001), Repeatable(14));
         for address in addresses {
-            let (port, token) = ports.take_pair(address.bind, time(0), &mut random).unwrap();
+            let (port, token) = ports
+                .take_pair(address.bind, alice(), time(0), &mut random)
+                .unwrap();
             assert_eq!(port, 50000);
             assert_eq!(
                 ports.take_reserved(token, time(0)),
@@ -873,7 +911,7 @@ mod tests {
                         let fits = |port: u16| {
                             port.is_multiple_of(2) && free(port) && free(port + 1)
                         };
-                        let pair = ports.take_pair(BIND, now, &mut random);
+                        let pair = ports.take_pair(BIND, alice(), now, &mut random);
                         prop_assert_eq!(pair.is_some(), range.clone().any(fits));
                         if let Some((port, token)) = pair {
                             prop_assert!(fits(port));
@@ -927,6 +965,10 @@ mod tests {
     }
 
     const BIND: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+
+    fn alice() -> UserId {
+        Ledger::new([1; 32]).identify(b"alice")
+    }
 
     fn ports(range: &RangeInclusive<u16>) -> Ports {
         Ports::new(&[relay("10.0.0.1", "192.0.2.1")], range.clone())

@@ -116,6 +116,12 @@ impl std::fmt::Debug for Ledger {
 }
 
 impl Admission {
+    /// Whose it is.
+    #[must_use]
+    pub const fn user(&self) -> UserId {
+        self.user
+    }
+
     /// The user's account.
     #[must_use]
     pub fn account(&self) -> &Arc<Account> {

@@ -25,6 +25,13 @@ use super::{
     whoami::{Question, Refusal},
 };
 
+/// What is said to an `Authorization` that is no bearer token, in a Matrix error of status 401. No homeserver
+/// says it in these words: that is how `nocturne doctor` knows who answers.
+pub const NO_BEARER: &str = "The access token does not stand in `Authorization: Bearer TOKEN`";
+
+/// What is said to everybody where the configuration names no homeserver, in a Matrix error of status 404.
+pub const NO_HOMESERVER: &str = "No homeserver is configured here: set `credentials.homeserver`";
+
 /// Clients ask at v3; Element on phones before Element X at r0.
 const PATHS: [&str; 5] = [
     "/_matrix/client/v3/voip/turnServer",
@@ -102,11 +109,7 @@ async fn answer(service: &Service, head: &Parts) -> (Outcome, Response) {
     let state = service.state();
     let world = &service.0.world;
     let Some(homeserver) = &state.homeserver else {
-        let response = matrix_error(
-            StatusCode::NOT_FOUND,
-            "M_UNRECOGNIZED",
-            "No homeserver is configured here: set `credentials.homeserver`",
-        );
+        let response = matrix_error(StatusCode::NOT_FOUND, "M_UNRECOGNIZED", NO_HOMESERVER);
         return (Outcome::NotConfigured, response);
     };
     let query = head.uri.query().unwrap_or_default();
@@ -116,10 +119,7 @@ async fn answer(service: &Service, head: &Parts) -> (Outcome, Response) {
             return unauthorized("M_MISSING_TOKEN", "Missing access token");
         }
         Err(NoToken::Malformed) => {
-            return unauthorized(
-                "M_MISSING_TOKEN",
-                "The access token does not stand in `Authorization: Bearer TOKEN`",
-            );
+            return unauthorized("M_MISSING_TOKEN", NO_BEARER);
         }
     };
     // The homeserver has no need to see keys of this service.

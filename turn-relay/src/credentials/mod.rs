@@ -9,7 +9,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::hmac;
+use aws_lc_rs::{constant_time, hmac};
 use axum::Router;
 use rustls::RootCertStore;
 use shared::{
@@ -29,6 +29,7 @@ mod reply;
 mod rest;
 mod whoami;
 
+pub use matrix::{NO_BEARER, NO_HOMESERVER};
 pub use metrics::Metrics;
 pub use names::Credential;
 
@@ -210,6 +211,17 @@ pub fn by_hand(
     Issuer::new(settings).issue(&name, clock.unix_seconds())
 }
 
+/// Whether one of `settings.secrets` made the password of a username, whoever issued the two: the relay takes
+/// them then.
+#[must_use]
+pub fn is_signed(settings: &Settings, username: &str, password: &str) -> bool {
+    settings.secrets.iter().any(|secret| {
+        let secrets = Secrets::new(vec![secret.expose().as_bytes().to_vec()]);
+        let expected = secrets.password(username.as_bytes());
+        constant_time::verify_slices_are_equal(expected.as_bytes(), password.as_bytes()).is_ok()
+    })
+}
+
 impl State {
     fn new(
         settings: &Settings,
@@ -308,6 +320,22 @@ mod tests {
         nowhere.api_keys.clear();
         nowhere.homeserver = None;
         assert!(service(&nowhere).is_ok());
+    }
+
+    #[test]
+    fn a_password_is_known_by_any_of_the_secrets_and_no_other() {
+        let mut old = settings();
+        let clock = Clock::system();
+        let credential = by_hand(&old, None, &clock, &Random::system()).to_json();
+        let credential: serde_json::Value = serde_json::from_str(&credential).unwrap();
+        let [username, password] =
+            ["username", "password"].map(|key| credential[key].as_str().unwrap());
+        old.secrets.insert(0, Secret::new("south".to_owned()));
+        assert!(is_signed(&old, username, password));
+        assert!(!is_signed(&old, &format!("{username}x"), password));
+        assert!(!is_signed(&old, username, ""));
+        old.secrets.pop();
+        assert!(!is_signed(&old, username, password));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use self::{
     request::Template,
     token::{ProviderToken, SigningFailed, Token},
 };
-use super::{AppContext, Attempt, Expiry, renewal::renew_if_asked, standing, transport};
+use super::{AppContext, Attempt, Expiry, Probe, renewal::renew_if_asked, standing, transport};
 use crate::{
     config::{self, ApnsAuth},
     notification::{Device, Notification},
@@ -172,6 +172,36 @@ impl Apns {
         Attempt {
             outcome: renew_if_asked(outcome, || self.renew(token.as_ref())),
             status: Some(answer.status.as_u16()),
+        }
+    }
+
+    /// Sends a push to a device token that no device can have.
+    pub(super) async fn probe(&self, deadline: Instant) -> Probe {
+        let now = self.clock.now();
+        let deadline = deadline.min(now + self.request_timeout);
+        let Ok(token) = self.provider_token(now) else {
+            let failure = Failure::new(Cause::Internal, "apns signature", Retry::Never);
+            return Probe::unanswered(failure);
+        };
+        let push = match self.template.push_to_nobody(self.payload_options.push_type) {
+            Ok(push) => push,
+            Err(outcome) => return Probe::unanswered(outcome),
+        };
+        let authorization = token.as_ref().map(|token| token.authorization.clone());
+        let request = push.request(authorization, &self.random);
+        match self.origin.send(request, deadline).await {
+            Ok(answer) => {
+                let outcome = outcome::outcome(
+                    answer.status,
+                    &answer.headers,
+                    &answer.body,
+                    None,
+                    standing::Standing::Proven,
+                    self.clock.wall(),
+                );
+                Probe::answered(outcome, &answer.headers)
+            }
+            Err(error) => Probe::unanswered(transport::outcome(&error)),
         }
     }
 

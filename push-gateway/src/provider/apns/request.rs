@@ -13,6 +13,7 @@ use super::{
     payload::Payload,
 };
 use crate::{
+    config::ApnsPushType,
     notification::Pushkey,
     opaque::Identifier,
     outcome::{Cause, Failure, Outcome, Rejected, Retry},
@@ -24,6 +25,11 @@ const APNS_PUSH_TYPE: HeaderName = HeaderName::from_static("apns-push-type");
 const APNS_PRIORITY: HeaderName = HeaderName::from_static("apns-priority");
 const APNS_EXPIRATION: HeaderName = HeaderName::from_static("apns-expiration");
 const APNS_COLLAPSE_ID: HeaderName = HeaderName::from_static("apns-collapse-id");
+
+const DEVICE: &str = "/3/device/";
+
+/// What no device token can be: its last byte is a half.
+const NO_DEVICE: &str = "000000000000000000000000000000000000000000000000000000000000000";
 
 /// The longest `apns-collapse-id`: "must not exceed 64 bytes".
 const LONGEST_COLLAPSE_ID: usize = 64;
@@ -101,14 +107,38 @@ impl Template {
         })
     }
 
-    fn uri(&self, pushkey: &Pushkey) -> Result<Uri, Outcome> {
-        const DEVICE: &str = "/3/device/";
+    /// A push to a device token that no device can have. Apple looks at the credentials before the token.
+    ///
+    /// # Errors
+    ///
+    /// The outcome, when there can be no such request.
+    pub(super) fn push_to_nobody(&self, push_type: Option<ApnsPushType>) -> Result<Push, Outcome> {
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(APNS_TOPIC, self.topic.clone());
+        // as good for background pushes as for all others
+        headers.insert(APNS_PRIORITY, priority(5));
+        headers.insert(APNS_EXPIRATION, HeaderValue::from(0));
+        if let Some(push_type) = push_type {
+            headers.insert(APNS_PUSH_TYPE, HeaderValue::from_static(push_type.label()));
+        }
+        Ok(Push {
+            uri: self.uri_of(format!("{DEVICE}{NO_DEVICE}"))?,
+            headers,
+            body: Bytes::from_static(br#"{"aps":{}}"#),
+            pushkey_ts: None,
+        })
+    }
 
+    fn uri(&self, pushkey: &Pushkey) -> Result<Uri, Outcome> {
         let pushkey = pushkey.expose();
         let mut path = String::with_capacity(DEVICE.len() + pushkey.len().min(1024) * 3 / 2);
         path.push_str(DEVICE);
         device_token::append(&mut path, pushkey, self.form)
             .ok_or(Outcome::Rejected(Rejected::InvalidToken))?;
+        self.uri_of(path)
+    }
+
+    fn uri_of(&self, path: String) -> Result<Uri, Outcome> {
         let path = PathAndQuery::from_maybe_shared(Bytes::from(path));
         let mut parts = Parts::default();
         parts.scheme = Some(self.scheme.clone());
@@ -174,7 +204,6 @@ fn internal(what: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ApnsPushType;
 
     fn template(form: Form) -> Template {
         Template::new(
@@ -259,6 +288,22 @@ mod tests {
             assert_eq!(id.len(), 36);
             assert_eq!(&id[14..15], "4", "{id}");
             assert!("89ab".contains(&id[19..20]), "{id}");
+        }
+    }
+
+    #[test]
+    fn the_push_to_nobody_has_the_topic_and_a_token_that_no_form_of_pushkey_gives() {
+        for form in [Form::Base64, Form::Verbatim] {
+            let push = template(form)
+                .push_to_nobody(Some(ApnsPushType::Background))
+                .unwrap_or_else(|outcome| panic!("{outcome:?}"));
+            let request = push.request(None, &Random::seeded(1));
+            let token = request.uri().path().strip_prefix(DEVICE).expect("a device");
+            assert!(token.bytes().all(|byte| byte == b'0'), "{token}");
+            assert_eq!(token.len() % 2, 1);
+            assert_eq!(request.headers()[APNS_TOPIC], "org.example.app");
+            assert_eq!(request.headers()[APNS_PUSH_TYPE], "background");
+            assert_eq!(request.headers()[APNS_PRIORITY], "5");
         }
     }
 

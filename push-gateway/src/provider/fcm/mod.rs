@@ -24,12 +24,8 @@ use shared::{
     random::Random,
 };
 
-use self::{
-    oauth::OAuth,
-    payload::PayloadOptions,
-    token::{AccessToken, AccessTokens},
-};
-use super::{AppContext, Attempt, renewal::renew_if_asked, standing, transport};
+use self::{oauth::OAuth, payload::PayloadOptions, token::AccessTokens};
+use super::{AppContext, Attempt, Probe, renewal::renew_if_asked, standing, transport};
 use crate::{
     config,
     notification::{Device, Notification},
@@ -40,9 +36,14 @@ use crate::{
 /// characters; Google gives no limit but that of a message.
 const LONGEST_TARGET: usize = 4096;
 
+/// A message that Google is only to look at, to a registration token that none can be: they have no spaces.
+const TO_NOBODY: &[u8] =
+    br#"{"validate_only":true,"message":{"token":"nobody: nocturne doctor","data":{}}}"#;
+
 /// The provider of one app.
 pub struct Fcm {
     origin: Origin,
+    oauth: Arc<OAuth>,
     /// `{endpoint}/v1/projects/{project}/messages:send`
     uri: Uri,
     /// What every push of the app has.
@@ -85,12 +86,16 @@ impl Fcm {
             &http,
             clock.clone(),
         )?);
-        let fetch = move || {
+        let fetch = {
             let oauth = Arc::clone(&oauth);
-            async move { oauth.fetch().await }
+            move || {
+                let oauth = Arc::clone(&oauth);
+                async move { oauth.fetch().await }
+            }
         };
         Ok(Self {
             origin,
+            oauth,
             uri: send_uri(&config.endpoint, &config.project_id)?,
             headers: HeaderMap::from_iter([(
                 CONTENT_TYPE,
@@ -134,7 +139,8 @@ impl Fcm {
                 };
             }
         };
-        let answer = match self.origin.send(self.request(push, &token), deadline).await {
+        let request = self.request(push.body.clone(), token.authorization.clone());
+        let answer = match self.origin.send(request, deadline).await {
             Ok(answer) => answer,
             Err(error) => {
                 return Attempt {
@@ -157,14 +163,39 @@ impl Fcm {
         }
     }
 
-    fn request(&self, push: &Push, token: &AccessToken) -> Request<Bytes> {
-        let mut request = Request::new(push.body.clone());
+    /// Fetches an access token of its own, and has Google look at a message to nobody.
+    pub(super) async fn probe(&self, deadline: Instant) -> Probe {
+        let deadline = deadline.min(self.clock.now() + self.request_timeout);
+        let answer = match self.oauth.ask(deadline).await {
+            Ok(answer) => answer,
+            Err(failure) => return Probe::unanswered(failure),
+        };
+        let grant = match self.oauth.grant(&answer) {
+            Ok(grant) => grant,
+            Err(failure) => return Probe::answered(failure.into(), &answer.headers),
+        };
+        let request = self.request(Bytes::from_static(TO_NOBODY), grant.authorization);
+        match self.origin.send(request, deadline).await {
+            Ok(answer) => {
+                let outcome = outcome::outcome(
+                    answer.status,
+                    &answer.headers,
+                    &answer.body,
+                    standing::Standing::Proven,
+                    self.clock.wall(),
+                );
+                Probe::answered(outcome, &answer.headers)
+            }
+            Err(error) => Probe::unanswered(transport::outcome(&error)),
+        }
+    }
+
+    fn request(&self, body: Bytes, authorization: HeaderValue) -> Request<Bytes> {
+        let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = self.headers.clone();
-        request
-            .headers_mut()
-            .insert(AUTHORIZATION, token.authorization.clone());
+        request.headers_mut().insert(AUTHORIZATION, authorization);
         request
     }
 
@@ -191,6 +222,14 @@ fn send_uri(endpoint: &Uri, project_id: &str) -> Result<Uri, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_message_to_nobody_is_only_looked_at() {
+        let message: serde_json::Value = serde_json::from_slice(TO_NOBODY).expect("JSON");
+        assert_eq!(message["validate_only"], true);
+        let token = message["message"]["token"].as_str().expect("a text");
+        assert!(token.contains(' '), "{token}");
+    }
 
     #[test]
     fn the_uri_names_the_project() {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 use shared::{
     clock::Clock,
-    http_client::{HttpClient, Origin},
+    http_client::{HttpClient, Origin, Response},
 };
 
 use super::token::Grant;
@@ -86,6 +86,30 @@ impl OAuth {
     ///
     /// A failure whose detail begins with `oauth`.
     pub(super) async fn fetch(&self) -> Result<Grant, Failure> {
+        let deadline = self.clock.now() + self.request_timeout;
+        self.grant(&self.ask(deadline).await?)
+    }
+
+    /// What an answer to [`OAuth::ask`] means.
+    ///
+    /// # Errors
+    ///
+    /// As [`OAuth::fetch`].
+    pub(super) fn grant(&self, answer: &Response) -> Result<Grant, Failure> {
+        grant(
+            answer.status,
+            &answer.headers,
+            &answer.body,
+            self.clock.wall(),
+        )
+    }
+
+    /// Sends one request for an access token.
+    ///
+    /// # Errors
+    ///
+    /// As [`OAuth::fetch`], when there is no answer.
+    pub(super) async fn ask(&self, deadline: Instant) -> Result<Response, Failure> {
         let body = self.body(self.clock.unix_seconds())?;
         let mut request = Request::post(&self.token_uri)
             .body(body)
@@ -94,18 +118,10 @@ impl OAuth {
             CONTENT_TYPE,
             HeaderValue::from_static("application/x-www-form-urlencoded"),
         );
-        let deadline: Instant = self.clock.now() + self.request_timeout;
-        let answer = self
-            .origin
+        self.origin
             .send(request, deadline)
             .await
-            .map_err(|error| of_oauth(transport::failure(&error)))?;
-        grant(
-            answer.status,
-            &answer.headers,
-            &answer.body,
-            self.clock.wall(),
-        )
+            .map_err(|error| of_oauth(transport::failure(&error)))
     }
 
     fn body(&self, unix_seconds: u64) -> Result<Bytes, Failure> {

@@ -13,6 +13,7 @@ use turn_relay::config::{Config, Listen};
 use zeroize::Zeroizing;
 
 use super::{configuration::quoted, find::Homeserver};
+use crate::commands::turn_uri::{TLS_PORT, Transport, Uri};
 
 mod homeserver;
 mod host;
@@ -20,9 +21,6 @@ mod others;
 mod proxy;
 
 pub(super) use host::PROGRAM;
-
-/// Where TLS is served once there is a certificate.
-const TLS_PORT: u16 = 5349;
 
 /// How long credentials are good that others sign as the snippets say.
 const LIFETIME_HOURS: u64 = 12;
@@ -58,22 +56,6 @@ struct Facts<'a> {
     /// The host name under which clients reach the homeserver.
     matrix_host: String,
     secret: &'a str,
-}
-
-/// A TURN URI.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Uri {
-    text: String,
-    host: String,
-    port: u16,
-    transport: Transport,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Transport {
-    Tls,
-    Udp,
-    Tcp,
 }
 
 /// The text of SETUP.md.
@@ -187,33 +169,6 @@ impl<'a> Facts<'a> {
     }
 }
 
-impl Uri {
-    fn parse(text: &str) -> Option<Self> {
-        let (rest, secure) = match text.strip_prefix("turns:") {
-            Some(rest) => (rest, true),
-            None => (text.strip_prefix("turn:")?, false),
-        };
-        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let transport = match (secure, query) {
-            (true, _) => Transport::Tls,
-            (false, "transport=tcp") => Transport::Tcp,
-            (false, _) => Transport::Udp,
-        };
-        let default = if secure { TLS_PORT } else { 3478 };
-        // the colons of an IPv6 address are in brackets
-        let (host, port) = match place.rsplit_once(':') {
-            Some((host, port)) if !port.contains(']') => (host, port.parse().ok()?),
-            _ => (place, default),
-        };
-        Some(Self {
-            text: text.to_owned(),
-            host: host.to_owned(),
-            port,
-            transport,
-        })
-    }
-}
-
 /// For a relay whose realm is no host name.
 fn uris_at(host: &str, listen: &Listen) -> Vec<Uri> {
     [
@@ -279,7 +234,13 @@ fn last_step(facts: &Facts<'_>) -> String {
         "\
 ## 8. Try it
 
-From anywhere:
+On this machine:
+
+```sh
+sudo -u nocturne nocturne doctor --config-dir {folder} --homeserver {public} --server-name {server_name}
+```
+
+It tries everything above for real (DNS, ports, the certificate, a packet through the relay over each URI, the homeserver, the well-known, the push providers), and says for each failure what to do. With the access token of some user in the environment variable `NOCTURNE_ACCESS_TOKEN` it also looks at what that user's client is told, and with `--livekit FILE` at LiveKit's configuration. It cannot see a firewall in front of this machine. So, from anywhere else:
 
 ```sh
 curl https://{host}/_matrix/push/v1/notify
@@ -291,6 +252,9 @@ The first answers `{{\"gateway\":\"matrix\",…}}`: pushers may have this addres
 Then call somebody, one of you on Wi-Fi and the other on the mobile network. `curl -s http://{credentials}/metrics | grep allocations` shows that the relay takes part.
 
 ",
+        folder = facts.folder(),
+        public = shell(facts.is.homeserver.public.as_str().trim_end_matches('/')),
+        server_name = shell(facts.is.server_name),
         credentials = facts.credentials()
     )
 }
@@ -351,47 +315,6 @@ fn shell(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn uris_are_taken_apart() {
-        for (text, host, port, transport) in [
-            (
-                "turns:turn.example.org:443?transport=tcp",
-                "turn.example.org",
-                443,
-                Transport::Tls,
-            ),
-            (
-                "turns:turn.example.org",
-                "turn.example.org",
-                5349,
-                Transport::Tls,
-            ),
-            (
-                "turn:turn.example.org:3478?transport=udp",
-                "turn.example.org",
-                3478,
-                Transport::Udp,
-            ),
-            (
-                "turn:turn.example.org?transport=tcp",
-                "turn.example.org",
-                3478,
-                Transport::Tcp,
-            ),
-            ("turn:[2001:db8::7]", "[2001:db8::7]", 3478, Transport::Udp),
-            ("turn:[2001:db8::7]:99", "[2001:db8::7]", 99, Transport::Udp),
-        ] {
-            let expected = Uri {
-                text: text.to_owned(),
-                host: host.to_owned(),
-                port,
-                transport,
-            };
-            assert_eq!(Uri::parse(text), Some(expected));
-        }
-        assert_eq!(Uri::parse("stun:turn.example.org"), None);
-    }
 
     #[test]
     fn words_survive_the_shell() {

@@ -10,7 +10,7 @@ use super::{
     RelayFailure, Server,
     allocation::{Allocation, Granted, Pending, Relay, place},
     authenticate::Authentic,
-    reply::{Challenge, Request, answer, fail, write_allocated},
+    reply::{Challenge, Request, answer, fail, is_no_stranger, write_allocated},
 };
 use crate::{
     address::{Family, FiveTuple, RelayId},
@@ -19,6 +19,8 @@ use crate::{
     counters::{AuthFailure, QuotaHit},
     effect::{Effect, Effects, RelayKind},
     ports::{Crossing, Parity, ReservationToken},
+    quota::UserId,
+    rate::Rate,
     stun::{AttributeType, Message, MessageWriter, Method},
     time::{Now, Time},
 };
@@ -191,7 +193,7 @@ impl<R: Random> Server<R> {
             FamilyWish::Both => &[Family::V4, Family::V6],
         };
         for wanted in families {
-            match self.take_port(*wanted, wish.port, now.time) {
+            match self.take_port(*wanted, wish.port, authentic.user, now.time) {
                 Ok((address, port, token)) => {
                     reservation = token;
                     let advertised = SocketAddr::new(address.advertised, port);
@@ -238,6 +240,7 @@ impl<R: Random> Server<R> {
             published: false,
             counted: None,
             connections: Vec::new(),
+            unproven: Rate::default(),
         };
         for family in allocation.families() {
             open(&allocation, family, effects);
@@ -253,6 +256,7 @@ impl<R: Random> Server<R> {
         &mut self,
         family: Family,
         wish: PortWish,
+        user: UserId,
         now: Time,
     ) -> Result<(RelayAddress, u16, Option<ReservationToken>), u16> {
         let ports = &self.commons.ports;
@@ -270,6 +274,14 @@ impl<R: Random> Server<R> {
         if candidates.is_empty() {
             return Err(440);
         }
+        // a port that is held outlives the allocation that it is held with
+        let most = self.config.quotas.allocations_per_user;
+        if matches!(wish, PortWish::Pair)
+            && u32::try_from(ports.reserved_by(user, now)).is_ok_and(|held| held >= most)
+        {
+            self.counters.quota_hits.add(QuotaHit::UserAllocations, 1);
+            return Err(486);
+        }
         let mut draw = [0];
         self.random.fill(&mut draw);
         let first = usize::from(draw[0]) % candidates.len();
@@ -279,7 +291,7 @@ impl<R: Random> Server<R> {
             let bind = address.bind;
             match wish {
                 PortWish::Pair => ports
-                    .take_pair(bind, now, random)
+                    .take_pair(bind, user, now, random)
                     .map(|(port, token)| (address, port, Some(token))),
                 PortWish::Even => ports
                     .take(bind, Parity::Even, now, random)
@@ -300,8 +312,12 @@ impl<R: Random> Server<R> {
         let Some(allocation) = self.allocations.get_same_mut(relay.slot, relay.generation) else {
             return;
         };
+        let kind = allocation.kind;
         if let Some(relay) = allocation.relay_mut(relay.family) {
             relay.open = true;
+            if kind == RelayKind::Tcp {
+                self.commons.listening.insert(relay.advertised);
+            }
         }
         self.finish_if_decided(relay.slot, effects);
     }
@@ -344,7 +360,8 @@ impl<R: Random> Server<R> {
         self.commons
             .ports
             .set_aside(failed.bind, failed.advertised.port(), now.time);
-        let found = again.map(|wish| self.take_port(family, wish, now.time));
+        let user = allocation.admission.user();
+        let found = again.map(|wish| self.take_port(family, wish, user, now.time));
         let Some(allocation) = self.allocations.get_same_mut(slot, generation) else {
             return;
         };
@@ -383,6 +400,9 @@ impl<R: Random> Server<R> {
         let Some(allocation) = self.allocations.get(slot) else {
             return;
         };
+        if made {
+            is_no_stranger(client, effects);
+        }
         let result: Result<&dyn Fn(&mut MessageWriter<'_>), u16> = if made {
             Ok(&|writer| write_allocated(allocation, writer))
         } else {
@@ -590,6 +610,9 @@ fn close_relay(
     };
     if allocation.published {
         commons.ports.publish(relay.advertised, None);
+    }
+    if allocation.kind == RelayKind::Tcp {
+        commons.listening.remove(relay.advertised);
     }
     effects.list.push(Effect::CloseRelay { relay: id });
     commons.ports.give_back(relay.bind, relay.advertised.port());

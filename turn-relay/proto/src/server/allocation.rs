@@ -11,6 +11,7 @@ use crate::{
     effect::RelayKind,
     ports::ReservationToken,
     quota::{Admission, UserId},
+    rate::Rate,
     stun::{
         TransactionId,
         channel_data::ChannelNumber,
@@ -51,6 +52,9 @@ pub(super) struct Allocation {
     pub(super) counted: Option<AllocationKind>,
     /// RFC 6062; empty for datagrams.
     pub(super) connections: Vec<PeerConnection>,
+    /// Answers to what came from the client without proof: a sender who pretends to be the client gets no more of them
+    /// than one of a prefix, and takes none from others of the client's prefix.
+    pub(super) unproven: Rate,
 }
 
 /// A relayed transport address.

@@ -9,7 +9,7 @@ use crate::{
     commons::Random,
     counters::AuthFailure,
     credential::RestUsername,
-    effect::{Effect, Effects},
+    effect::Effects,
     quota::UserId,
     stun::{
         AttributeType, Message,
@@ -101,9 +101,6 @@ impl<R: Random> Server<R> {
             self.counters.auth_failures.add(AuthFailure::StaleNonce, 1);
             self.refuse_stale(request, reply, &key, now, effects);
             return None;
-        }
-        if client.transport != crate::Transport::Udp {
-            effects.list.push(Effect::Authenticated { client });
         }
         Some(Authentic {
             reply,

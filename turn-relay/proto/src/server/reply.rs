@@ -1,12 +1,15 @@
 //! Answers, RFC 8489 §6.3 and §9.2.4.
 
+use std::net::IpAddr;
+
 use super::{
     Server,
     allocation::{Allocation, Reply},
     authenticate::Authentic,
 };
 use crate::{
-    address::FiveTuple,
+    address::{FiveTuple, Transport},
+    budget,
     commons::Random,
     effect::{Data, Effect, Effects, Purpose},
     stun::{AttributeType, Class, Message, MessageWriter, Method, integrity::Key},
@@ -67,6 +70,10 @@ impl<R: Random> Server<R> {
         now: Now,
         effects: &mut Effects,
     ) {
+        // its nonce is not this client's: the request may be a copy that somebody sends from an address of their choice
+        if !self.may_answer_stranger(request.client, now) {
+            return;
+        }
         let id = reply.transaction_id;
         let nonce = self.commons.nonces.issue(request.client.client, now.time);
         let mut writer = MessageWriter::new(&mut effects.scratch, Class::Error, request.method, id);
@@ -83,16 +90,26 @@ impl<R: Random> Server<R> {
         push_answer(request.client, range, effects);
     }
 
-    /// Whether a stranger gets an answer. On a stream nobody can pretend to be at another address, so that
-    /// nothing is reflected; and whoever has an allocation is no stranger.
+    /// Whether something that may come from anybody gets an answer. On a stream nobody can pretend to be at another
+    /// address, so that nothing is reflected. Who has an allocation has a budget of its own, which no flood from its prefix uses up.
     pub(super) fn may_answer_stranger(&self, client: FiveTuple, now: Now) -> bool {
-        let free = client.transport.is_stream() || self.slot_by_client.contains_key(&client);
         let limit = self.config.quotas.unauthenticated_per_prefix;
-        let may = free
-            || self
-                .commons
-                .budget
-                .take(client.client.ip(), limit, now.time);
+        match self.allocation_of(client) {
+            _ if client.transport.is_stream() => true,
+            Some(allocation) => self.may(budget::take(&allocation.unproven, limit, now.time)),
+            None => self.may_answer_stranger_at(client.client.ip(), now),
+        }
+    }
+
+    /// Whether somebody who has shown nothing yet gets an answer there, for which the budget of its prefix pays: also for what is
+    /// answered before a message comes here, as by DTLS.
+    pub fn may_answer_stranger_at(&self, client: IpAddr, now: Now) -> bool {
+        let limit = self.config.quotas.unauthenticated_per_prefix;
+        self.may(self.commons.budget.take(client, limit, now.time))
+    }
+
+    /// Counts what gets no answer.
+    fn may(&self, may: bool) -> bool {
         if !may {
             self.drop_packet(crate::counters::DropReason::UnauthenticatedBudget);
         }
@@ -198,6 +215,13 @@ pub(super) fn succeed(
 pub(super) enum Challenge {
     Yes,
     No,
+}
+
+/// An authentic request came of a client that has an allocation, or has it now.
+pub(super) fn is_no_stranger(client: FiveTuple, effects: &mut Effects) {
+    if client.transport != Transport::Udp {
+        effects.list.push(Effect::Authenticated { client });
+    }
 }
 
 pub(super) fn push_answer(client: FiveTuple, range: std::ops::Range<usize>, effects: &mut Effects) {

@@ -7,7 +7,7 @@ use super::{
     allocate::{family, lifetime},
     allocation::{Allocation, CHANNEL_LIFETIME, Channel},
     authenticate::Authentic,
-    reply::{Request, fail, push_answer, refuse_unknown, succeed},
+    reply::{Request, fail, is_no_stranger, push_answer, refuse_unknown, succeed},
 };
 use crate::{
     address::Family,
@@ -31,6 +31,9 @@ impl<R: Random> Server<R> {
         let Some(authentic) = self.authenticate(request, now, effects) else {
             return;
         };
+        if self.allocation_of(request.client).is_some() {
+            is_no_stranger(request.client, effects);
+        }
         if !request.message.unknown_attributes().is_empty() {
             let known = Some((authentic.reply, &authentic.key));
             return refuse_unknown(request, known, effects);

@@ -10,11 +10,11 @@ use super::{
 };
 use crate::{
     address::{ConnectionId, Family, RelayId},
-    commons::Random,
+    commons::{Commons, Random},
     connections::NotJoined,
     counters::{AuthFailure, Denial, QuotaHit},
     effect::{Data, Effect, Effects, Purpose, RelayKind},
-    policy::unmapped,
+    policy::{PeerPolicy, unmapped},
     stun::{AttributeType, Class, MessageWriter, Method},
     time::{Now, Time},
 };
@@ -23,6 +23,8 @@ use crate::{
 const WAITS: Duration = Duration::from_secs(30);
 /// Connections to peers that one allocation may have at one time.
 const MAX_CONNECTIONS: usize = 64;
+/// How often another name is drawn when a connection has the one that was drawn: there is one of four billion, seldom.
+const NAME_ATTEMPTS: usize = 16;
 
 impl<R: Random> Server<R> {
     /// Connect, RFC 6062 §5.2. It is answered once the connection is there, or not.
@@ -60,7 +62,7 @@ impl<R: Random> Server<R> {
         if allocation.relay(family, now).is_none() {
             return Err(443);
         }
-        if !self.config.policy.permits(peer) {
+        if !permits(&self.commons, &self.config.policy, peer) {
             self.counters.denials.add(Denial::Connect, 1);
             return Err(403);
         }
@@ -69,7 +71,7 @@ impl<R: Random> Server<R> {
             return Err(508);
         }
         let relay = allocation.relay_id(family);
-        let id = self.draw_connection_id();
+        let id = name_connection(&self.commons, &mut self.random).ok_or(508u16)?;
         if let Some(allocation) = self.allocations.get_mut(slot) {
             allocation.connections.push(PeerConnection {
                 id,
@@ -102,7 +104,7 @@ impl<R: Random> Server<R> {
         let (true, Some(id)) = (usable, id) else {
             return fail(request, authentic, 400, effects);
         };
-        match self.commons.connections.take(id, authentic.username) {
+        match self.commons.connections.join(id, authentic.username) {
             Ok(()) => {
                 let nothing = |_: &mut MessageWriter<'_>| {};
                 succeed(request, authentic.reply, &authentic.key, &nothing, effects);
@@ -152,7 +154,7 @@ impl<R: Random> Server<R> {
         result: Result<Time, u16>,
         effects: &mut Effects,
     ) {
-        let waiting = &self.commons.connections;
+        let connections = &self.commons.connections;
         let Some(allocation) = self.allocations.get_same_mut(relay.slot, relay.generation) else {
             if result.is_ok() {
                 let connection = id;
@@ -175,10 +177,11 @@ impl<R: Random> Server<R> {
         let result = match result {
             Ok(until) => {
                 connection.state = ConnectionState::Waiting(until);
-                waiting.insert(id, username);
+                connections.wait(id, username);
                 Ok(())
             }
             Err(code) => {
+                connections.remove(id);
                 allocation.connections.swap_remove(place);
                 Err(code)
             }
@@ -204,14 +207,13 @@ impl<R: Random> Server<R> {
         effects: &mut Effects,
     ) -> Option<ConnectionId> {
         let peer = unmapped(peer);
-        let id = self.draw_connection_id();
         let indication = self.next_indication();
         let allocation = self
             .allocations
             .get_same_mut(relay.slot, relay.generation)?;
         allocation.relay(relay.family, now.time)?;
         allocation.permission(peer.ip(), now.time)?;
-        if !self.config.policy.permits(peer) {
+        if !permits(&self.commons, &self.config.policy, peer) {
             self.counters.denials.add(Denial::Connect, 1);
             return None;
         }
@@ -219,7 +221,8 @@ impl<R: Random> Server<R> {
             self.counters.quota_hits.add(QuotaHit::PeerConnections, 1);
             return None;
         }
-        self.commons.connections.insert(id, allocation.username);
+        let id = name_connection(&self.commons, &mut self.random)?;
+        self.commons.connections.wait(id, allocation.username);
         allocation.connections.push(PeerConnection {
             id,
             peer,
@@ -248,22 +251,28 @@ impl<R: Random> Server<R> {
 
     /// A connection to a peer was closed, by whomever, joined or not.
     pub fn peer_connection_closed(&mut self, relay: RelayId, connection: ConnectionId) {
-        self.commons.connections.remove(connection);
-        if let Some(allocation) = self.allocations.get_same_mut(relay.slot, relay.generation) {
-            allocation.connections.retain(|c| c.id != connection);
+        // of an allocation that has ended the names are free already, and may be others'
+        if let Some(allocation) = self.allocations.get_same_mut(relay.slot, relay.generation)
+            && let Some(place) = allocation
+                .connections
+                .iter()
+                .position(|c| c.id == connection)
+        {
+            allocation.connections.swap_remove(place);
+            self.commons.connections.remove(connection);
         }
     }
 
     /// Gives up connections whose ConnectionBind request did not come in time.
     pub(super) fn expire_connections(&mut self, slot: u32, now: Time, effects: &mut Effects) {
-        let waiting = &self.commons.connections;
+        let connections = &self.commons.connections;
         let Some(allocation) = self.allocations.get_mut(slot) else {
             return;
         };
         allocation.connections.retain_mut(|connection| {
             match connection.state {
                 ConnectionState::Waiting(until) if until <= now => {
-                    let given_up = waiting.remove(connection.id);
+                    let given_up = connections.give_up(connection.id);
                     if given_up {
                         let connection = connection.id;
                         effects
@@ -281,11 +290,81 @@ impl<R: Random> Server<R> {
             }
         });
     }
+}
 
-    /// Unguessable: whoever knows it and the credentials has the connection (RFC 6062 §6.2.1).
-    fn draw_connection_id(&mut self) -> ConnectionId {
+/// Whether there may be a connection with a peer: by the policy; and at the relay's own addresses, which the policy does not know, with relayed
+/// transport addresses, and with what `peers.allow` names. The host listens there, too.
+fn permits(commons: &Commons, policy: &PeerPolicy, peer: SocketAddr) -> bool {
+    if commons.ports.is_advertised(peer.ip()) {
+        commons.listening.contains(peer) || policy.names(peer)
+    } else {
+        policy.permits(peer)
+    }
+}
+
+/// A name that no other connection has. Unguessable: whoever knows it and the credentials has the connection (RFC 6062
+/// §6.2.1). `None` if randomness gives none.
+fn name_connection(commons: &Commons, random: &mut impl Random) -> Option<ConnectionId> {
+    (0..NAME_ATTEMPTS).find_map(|_| {
         let mut id = [0; 4];
-        self.random.fill(&mut id);
-        ConnectionId(u32::from_ne_bytes(id))
+        random.fill(&mut id);
+        let id = ConnectionId(u32::from_ne_bytes(id));
+        commons.connections.name(id).then_some(id)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RelayAddress;
+
+    /// Gives each number twice.
+    #[derive(Default)]
+    struct Repetitive(u8);
+
+    impl Random for Repetitive {
+        fn fill(&mut self, bytes: &mut [u8]) {
+            bytes.fill(self.0 / 2);
+            self.0 = self.0.saturating_add(1);
+        }
+    }
+
+    #[test]
+    fn no_two_connections_have_the_same_name_while_one_is_made_waits_or_is_joined() {
+        let addresses: [RelayAddress; 0] = [];
+        let commons = Commons::new(&addresses, 1..=1, &mut Repetitive::default());
+        let (user, mut random) = (commons.ledger.identify(b"alice"), Repetitive::default());
+        let mut name = || name_connection(&commons, &mut random).map(|id| id.0);
+        let (zeros, ones, twos) = (0, 0x0101_0101, 0x0202_0202);
+        assert_eq!(name(), Some(zeros));
+        assert_eq!(name(), Some(ones));
+        commons.connections.wait(ConnectionId(ones), user);
+        assert_eq!(name(), Some(twos));
+        commons.connections.wait(ConnectionId(twos), user);
+        assert_eq!(commons.connections.join(ConnectionId(twos), user), Ok(()));
+        for taken in [zeros, ones, twos] {
+            assert!(!commons.connections.name(ConnectionId(taken)), "{taken}");
+        }
+        // only what waits is given up, and only what is closed is free
+        assert!(!commons.connections.give_up(ConnectionId(twos)));
+        assert!(commons.connections.give_up(ConnectionId(ones)));
+        commons.connections.remove(ConnectionId(twos));
+        for free in [ones, twos] {
+            assert!(commons.connections.name(ConnectionId(free)), "{free}");
+        }
+    }
+
+    #[test]
+    fn randomness_that_always_gives_the_same_names_nothing_twice() {
+        struct Stuck;
+        impl Random for Stuck {
+            fn fill(&mut self, bytes: &mut [u8]) {
+                bytes.fill(7);
+            }
+        }
+        let addresses: [RelayAddress; 0] = [];
+        let commons = Commons::new(&addresses, 1..=1, &mut Stuck);
+        assert!(name_connection(&commons, &mut Stuck).is_some());
+        assert!(name_connection(&commons, &mut Stuck).is_none());
     }
 }

@@ -228,6 +228,27 @@ fn a_request_over_a_stream_that_is_not_authentic_is_not_told_of() {
 }
 
 #[test]
+fn credentials_without_an_allocation_keep_no_connection() {
+    // those that have expired, and those of a user who has all allocations: nothing counts how many connections they open
+    let mut world = World::with(|config| config.quotas.allocations_per_user = 1);
+    let family = turn_relay_proto::address::Family::V4;
+    let (_first, _) = Client::allocated(&mut world, "alice");
+    let mut client = Client::over(&mut world, "alice", Transport::Tcp, family);
+    client.challenge(&mut world);
+    for (request, code) in [(Draft::allocate(), 486), (Draft::request(REFRESH), 437)] {
+        let (answer, outcome) = client.call_with_outcome(&mut world, request);
+        answer.error(code);
+        assert!(outcome.authenticated.is_empty());
+    }
+    let expired = format!("{}:bob", world.now.unix_seconds - 1);
+    let mut client = Client::over(&mut world, "bob", Transport::Tcp, family);
+    client = client.with_username(&expired);
+    let (answer, outcome) = client.call_with_outcome(&mut world, Draft::allocate());
+    answer.error(401);
+    assert!(outcome.authenticated.is_empty());
+}
+
+#[test]
 fn the_end_of_an_allocation_over_a_stream_is_told_of() {
     for transport in [Transport::Tcp, Transport::Tls, Transport::Dtls] {
         let mut world = World::new();

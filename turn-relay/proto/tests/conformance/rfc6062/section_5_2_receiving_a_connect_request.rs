@@ -1,18 +1,19 @@
 //! RFC 6062 §5.2: Connect.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use turn_relay_proto::{
     ConnectFailure, RelayId,
     address::{ConnectionId, Family, Transport},
     counters::Denial,
+    policy::PeerPolicy,
 };
 
 use super::{allocated, world};
 use crate::support::{
     client::Client,
     stun::{CONNECT, Decoded, Draft, attribute},
-    world::{FromServer, Outcome, World, socket},
+    world::{FromServer, Outcome, World, relay_address, socket},
 };
 
 const PEER: &str = "198.51.100.1:80";
@@ -180,7 +181,7 @@ fn a_denied_peer_gets_403() {
         config.tcp_relay = true;
         let mut policy = crate::support::world::policy();
         policy.deny_ports = vec![25];
-        config.policy = std::sync::Arc::new(policy);
+        config.policy = Arc::new(policy);
     });
     let (mut client, _) = allocated(&mut world);
     let denied = [
@@ -211,6 +212,58 @@ fn the_host_of_the_relay_is_not_connected_to() {
         assert!(outcome.connects.is_empty(), "{outcome:?}");
         assert!(!outcome.stun().is_success());
     }
+}
+
+/// A world whose relayed addresses are public, as they are where it counts, with the built-in policy.
+fn public_world(change: impl FnOnce(&mut PeerPolicy)) -> World {
+    World::with(|config| {
+        let mut policy = PeerPolicy::default();
+        change(&mut policy);
+        config.tcp_relay = true;
+        config.relay_addresses = vec![relay_address("9.9.9.7")];
+        config.policy = Arc::new(policy);
+    })
+}
+
+#[test]
+fn nothing_of_a_host_with_a_public_address_is_connected_to_but_relayed_addresses_for_tcp() {
+    let mut world = public_world(|_| ());
+    let (mut client, relayed) = allocated(&mut world);
+    let (_, for_datagrams) = Client::allocated(&mut world, "bob");
+    for port in [
+        22,
+        80,
+        3478,
+        3480,
+        for_datagrams.port(),
+        relayed.port() ^ 512,
+    ] {
+        let peer = SocketAddr::new(relayed.ip(), port);
+        let request = Draft::request(CONNECT).peer(peer);
+        let (answer, outcome) = client.call_with_outcome(&mut world, request);
+        answer.error(403);
+        assert!(outcome.connects.is_empty());
+        // and nobody there connects
+        client.permit(&mut world, peer);
+        assert!(world.peer_accepted(relayed, peer).0.is_none());
+    }
+    // while it lasts, another client's address for TCP is a peer
+    let (mut other, others) = allocated(&mut world);
+    let (_, _, connection) = connect(&mut world, &client, others);
+    other.permit(&mut world, relayed);
+    assert!(world.peer_accepted(others, relayed).0.is_some());
+    other.refresh(&mut world, 0).success();
+    world.peer_connection_closed(0, connection);
+    let request = Draft::request(CONNECT).peer(others);
+    client.call(&mut world, request).error(403);
+}
+
+#[test]
+fn a_service_of_the_host_is_connected_to_if_it_is_allowed_by_name() {
+    let mut world = public_world(|policy| policy.allow = vec!["9.9.9.7/32".parse().unwrap()]);
+    let (client, relayed) = allocated(&mut world);
+    let (_, relay, connection) = connect(&mut world, &client, SocketAddr::new(relayed.ip(), 443));
+    world.peer_connected(0, relay, connection);
 }
 
 #[test]

@@ -465,6 +465,47 @@ fn who_has_authenticated_is_answered_in_a_flood() {
 }
 
 #[test]
+fn what_pretends_to_come_from_who_has_an_allocation_is_answered_as_seldom_as_from_others() {
+    // an address in a packet proves nothing, whoever has it
+    let mut world = World::with(|config| config.quotas.unauthenticated_per_prefix = 20);
+    let (mut client, _) = Client::allocated(&mut world, "alice");
+    let mut neighbour = Client::new(&mut world, "bob");
+    let binding = Draft::request(BINDING).finish();
+    let answered = |world: &mut World, client: &Client| {
+        let packets = 0..200;
+        packets
+            .filter(|_| !client.put(world, &binding).to_clients.is_empty())
+            .count()
+    };
+    assert_eq!(answered(&mut world, &client), 20);
+    // it costs nobody else, and nothing that is authentic
+    client.refresh(&mut world, 600).success();
+    neighbour.challenge(&mut world);
+    // nor does the prefix cost who has an allocation
+    assert!(answered(&mut world, &neighbour) < 20);
+    world.advance(Duration::from_secs(1));
+    assert_eq!(answered(&mut world, &neighbour), 20);
+    assert_eq!(answered(&mut world, &client), 20);
+}
+
+#[test]
+fn an_authentic_request_that_is_sent_from_elsewhere_is_answered_as_seldom_as_a_strangers() {
+    // whoever has credentials, or a copy of a request, can send it as if it came from a victim: the nonce is not the victim's
+    let mut world = World::with(|config| config.quotas.unauthenticated_per_prefix = 20);
+    let mut client = Client::new(&mut world, "alice");
+    client.challenge(&mut world);
+    let request = client.sign(Draft::allocate());
+    let victim = world.five_tuple();
+    let mut answered = 0;
+    for _ in 0..200 {
+        let outcome = world.client_says(0, victim, &request);
+        answered += outcome.to_clients.len();
+        assert!(outcome.to_clients.is_empty() || outcome.stun().code() == Some(438));
+    }
+    assert!((1..=20).contains(&answered), "{answered}");
+}
+
+#[test]
 fn a_wrong_password_is_answered_as_seldom_as_no_password() {
     let mut world = World::with(|config| config.quotas.unauthenticated_per_prefix = 20);
     let mut client = Client::new(&mut world, "alice");

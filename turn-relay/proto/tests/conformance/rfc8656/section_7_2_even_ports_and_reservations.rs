@@ -163,6 +163,26 @@ fn a_reservation_outlives_the_allocation_that_made_it() {
 }
 
 #[test]
+fn a_user_holds_no_more_ports_than_it_may_have_allocations() {
+    // otherwise one user could hold all ports by making and ending allocations
+    let mut world = World::with(|config| config.quotas.allocations_per_user = 3);
+    for _ in 0..3 {
+        let (mut client, ..) = reserve(&mut world);
+        client.refresh(&mut world, 0).success();
+    }
+    let pair = || Draft::allocate().even_port_and_next();
+    let mut client = Client::new(&mut world, "alice");
+    client.call(&mut world, pair()).error(486);
+    // others may, and an allocation without a pair is no matter of it
+    let mut other = Client::new(&mut world, "bob");
+    other.call(&mut world, pair()).success();
+    client.call(&mut world, Draft::allocate()).success();
+    client.refresh(&mut world, 0).success();
+    world.advance(Duration::from_secs(31));
+    client.call(&mut world, pair()).success();
+}
+
+#[test]
 fn a_reservation_that_nobody_wanted_is_given_back() {
     let mut config = config();
     config.relay_addresses.truncate(1);
