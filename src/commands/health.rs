@@ -148,7 +148,7 @@ fn reachable(listener: SocketAddr) -> SocketAddr {
     let ip = match listener.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
     };
     SocketAddr::new(ip, listener.port())
 }
@@ -180,13 +180,12 @@ fn ask(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     let mut answer = Vec::new();
     let read = stream.take(LONGEST_ANSWER).read_to_end(&mut answer);
     if let Err(error) = read {
-        return Err(match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("no whole answer within {} s", PATIENCE.as_secs()),
-            ),
-            _ => error,
-        });
+        let late = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
+        if late.contains(&error.kind()) {
+            let text = format!("no whole answer within {} s", PATIENCE.as_secs());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+        return Err(error);
     }
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));

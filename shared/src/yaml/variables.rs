@@ -217,7 +217,7 @@ fn value(text: &str, line: usize) -> Result<Node, String> {
     };
     if [('[', ']'), ('{', '}'), ('"', '"'), ('\'', '\'')]
         .iter()
-        .any(|pair| is_between(pair))
+        .any(is_between)
     {
         return parse_value(text, line);
     }

@@ -535,9 +535,10 @@ impl<'a> Section<'a> {
                 continue;
             }
             // A file may be one that another program reads, too; a variable is ours.
-            let severity = match severity {
-                Severity::Warning if Diagnostics::is_variable(entry.key.line) => Severity::Error,
-                severity => severity,
+            let severity = if Diagnostics::is_variable(entry.key.line) {
+                Severity::Error
+            } else {
+                severity
             };
             let consequence = match severity {
                 Severity::Warning => "unknown key, ignored",
