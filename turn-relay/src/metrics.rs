@@ -231,6 +231,13 @@ impl Encoder<'_, '_> {
             |counters| &counters.handshakes,
             |result| ByResult { result },
         )?;
+        self.family(
+            "nocturne_turn_bind_failures",
+            "Sockets for relayed addresses that could not be bound, not counting ports that something else has",
+            of_threads,
+            |counters| &counters.bind_failures,
+            |reason| ByReason { reason },
+        )?;
         let bindings = sum(of_threads, |counters| Single::get(&counters.bindings));
         let bindings = ConstCounter::new(bindings);
         let metric = self.0.encode_descriptor(

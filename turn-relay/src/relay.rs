@@ -35,6 +35,10 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(200);
 /// How long before its end a certificate that is still in use is warned of, every day.
 const EXPIRES_SOON: i64 = 14 * 24 * 60 * 60;
 
+/// What is wrong when no more sockets can be bound for relayed addresses.
+const ADDRESS_GONE: &str = "an address that relayed addresses are made on is no longer this host's (set `relay.addresses` to \
+                            one that stays, and restart)";
+
 /// Open files for everything but allocations.
 const OTHER_FILES: u64 = 512;
 
@@ -173,6 +177,7 @@ impl Relay {
                 "a thread that relays is stuck or has ended",
             ),
             (certificate_expired, "the certificate has expired"),
+            (!addresses::gone(&self.addresses).is_empty(), ADDRESS_GONE),
         ]
         .into_iter()
         .filter_map(|(applies, reason)| applies.then_some(reason))
@@ -245,11 +250,13 @@ impl Relay {
 
     fn replace(&self, config: Config) -> Result<(), String> {
         let own = own_addresses(&self.addresses)?;
+        // what may fail comes first, so that nothing of what is refused is in force
+        let settings = credentials::Settings::from(&config);
+        let prepared = self.credentials.prepare(&settings)?;
         if let (Some(certificates), Some(tls)) = (&self.certificates, &config.tls) {
             certificates.replace(Arc::clone(&tls.identity), &tls.certificate, &tls.key)?;
         }
-        self.credentials
-            .reload(&credentials::Settings::from(&config))?;
+        self.credentials.put(prepared);
         let changed = restart_only(&self.started, &config);
         if !changed.is_empty() {
             warn!(
@@ -286,7 +293,7 @@ impl Relay {
     /// What is done without being asked, for as long as the relay runs.
     pub async fn keep_house(&self) {
         let mut minutes = tokio::time::interval(Duration::from_mins(1));
-        let mut was_alive = true;
+        let (mut was_alive, mut was_gone) = (true, Vec::new());
         for minute in 0_u64.. {
             minutes.tick().await;
             let is_alive = self.is_alive();
@@ -295,6 +302,13 @@ impl Relay {
             }
             was_alive = is_alive;
             self.follow_own_addresses();
+            let gone = addresses::gone(&self.addresses);
+            if gone != was_gone {
+                for address in &gone {
+                    error!(%address, "{ADDRESS_GONE}: allocations fail");
+                }
+                was_gone = gone;
+            }
             if minute % 60 == 0 && self.config.load().log.unsafe_identifiers {
                 warn_of_unsafe_identifiers();
             }

@@ -23,13 +23,13 @@ use std::{
 
 use arc_swap::ArcSwap;
 use mio::{Events, Interest, Poll, event::Event, unix::SourceFd};
-use shared::clock::Clock;
+use shared::{clock::Clock, log_gate::LogGate};
 use tracing::error;
 use turn_relay_proto::{
-    Commons, Effect, Effects, Link, Now, RelayId, Server, Time,
+    Commons, Effect, Effects, Link, Now, RelayFailure, RelayId, Server, Time,
     address::ConnectionId,
     commons,
-    counters::{Counters, DropReason},
+    counters::{BindFailure, Counters, DropReason},
 };
 
 use self::{moderation::Moderation, sender::Sender};
@@ -164,6 +164,7 @@ pub(crate) struct Worker<D> {
     reloadable: Arc<Reloadable>,
     commands: Receiver<Command>,
     counters: Arc<Counters>,
+    bind_log: LogGate,
     pulse: Arc<Pulse>,
     clock: Clock,
     origin: Instant,
@@ -229,6 +230,7 @@ impl<D: Datagrams> Worker<D> {
             counters: setup.counters,
             pulse: setup.pulse,
             now: now(&common.clock, common.origin),
+            bind_log: LogGate::new(common.clock.now()),
             clock: common.clock,
             origin: common.origin,
             turn: 0,
@@ -353,9 +355,12 @@ impl<D: Datagrams> Worker<D> {
         loop {
             match self.commands.try_recv() {
                 Ok(Command::Reconfigure(reloadable)) => {
-                    self.server.reconfigure(Arc::clone(&reloadable.core));
+                    let core = Arc::clone(&reloadable.core);
+                    self.server.reconfigure(core, &mut self.effects);
                     self.sender.tcp_buffer = reloadable.tcp_buffer;
                     self.reloadable = reloadable;
+                    self.carry_out();
+                    self.sender.flush(&self.arena);
                 }
                 Ok(Command::Drain) => self.server.drain(),
                 Ok(Command::ClosePeer(connection)) => self.close_joined(connection),
@@ -462,6 +467,27 @@ impl<D: Datagrams> Worker<D> {
         }
     }
 
+    /// A relay socket is not there: clients hear 508, unless another port is free, and the operator hears of what is wrong.
+    fn cannot_open(&mut self, relay: RelayId, error: &io::Error) {
+        let failure = if error.kind() == io::ErrorKind::AddrInUse {
+            RelayFailure::PortInUse
+        } else {
+            let kind = kind_of(error);
+            self.counters.bind_failures.add(kind, 1);
+            if let Some(held_back) = self.bind_log.pass(self.clock.now()) {
+                error!(
+                    %error,
+                    held_back,
+                    "no socket can be bound for a relayed address: {}",
+                    remedy(kind)
+                );
+            }
+            RelayFailure::Other
+        };
+        let effects = &mut self.further_effects;
+        self.server.relay_failed(relay, failure, self.now, effects);
+    }
+
     /// The effects that are about sockets, not about messages.
     fn change_sockets(&mut self, effect: &Effect) {
         match *effect {
@@ -473,10 +499,9 @@ impl<D: Datagrams> Worker<D> {
                 let registry = self.poll.registry();
                 let datagrams = &self.sender.datagrams;
                 let relays = &mut self.sender.relays;
-                let effects = &mut self.further_effects;
                 match relays.open(relay, address, kind, datagrams, registry) {
-                    Ok(()) => self.server.relay_opened(relay, effects),
-                    Err(failure) => self.server.relay_failed(relay, failure, self.now, effects),
+                    Ok(()) => self.server.relay_opened(relay, &mut self.further_effects),
+                    Err(error) => self.cannot_open(relay, &error),
                 }
             }
             Effect::CloseRelay { relay } => {
@@ -495,6 +520,31 @@ impl<D: Datagrams> Worker<D> {
             | Effect::Authenticated { .. }
             | Effect::AllocationEnded { .. } => {}
         }
+    }
+}
+
+/// Why a relay socket could not be bound, other than that somebody else has the port.
+fn kind_of(error: &io::Error) -> BindFailure {
+    match error.raw_os_error() {
+        Some(libc::EADDRNOTAVAIL) => BindFailure::AddressGone,
+        Some(libc::EMFILE | libc::ENFILE) => BindFailure::OpenFiles,
+        Some(libc::ENOBUFS | libc::ENOMEM) => BindFailure::Memory,
+        Some(libc::EACCES | libc::EPERM) => BindFailure::Denied,
+        _ => BindFailure::Other,
+    }
+}
+
+/// What is to be done about it.
+const fn remedy(kind: BindFailure) -> &'static str {
+    match kind {
+        BindFailure::AddressGone => {
+            "an address that relayed addresses are made on is no longer this host's: set `relay.addresses` to one \
+             that stays, and restart"
+        }
+        BindFailure::OpenFiles => "there are no open files left: raise LimitNOFILE=",
+        BindFailure::Memory => "the system has no memory left for sockets",
+        BindFailure::Denied => "the system forbids it: is there a filter for system calls or a security module?",
+        BindFailure::Other => "the system does not say why",
     }
 }
 

@@ -157,6 +157,8 @@ labels! {
         ConnectionsOfPrefix = "connections_of_prefix",
         /// Connections of one allocation, RFC 6062.
         PeerConnections = "peer_connections",
+        /// Messages on a connection that has no allocation.
+        UnprovenMessages = "unproven_messages",
     }
     /// An allocation's transport to the client and family of its first relayed address.
     AllocationKind {
@@ -184,6 +186,19 @@ labels! {
         DtlsV6 = "dtls/ipv6",
         /// DTLS, both.
         DtlsDual = "dtls/dual",
+    }
+    /// Why a socket for a relayed address could not be bound, other than that something else has the port.
+    BindFailure {
+        /// The address is not this host's, or not any more.
+        AddressGone = "address_gone",
+        /// There are no open files left.
+        OpenFiles = "open_files",
+        /// The system has no memory for it.
+        Memory = "memory",
+        /// The system forbids it.
+        Denied = "denied",
+        /// Anything else.
+        Other = "other",
     }
     /// How a TLS or DTLS handshake ended.
     Handshake {
@@ -217,6 +232,8 @@ pub struct Counters {
     pub allocations_ended: Family<AllocationKind>,
     /// Binding requests that were answered.
     pub bindings: Single,
+    /// Sockets for relayed addresses that could not be bound; counted by whoever does input and output.
+    pub bind_failures: Family<BindFailure>,
     /// Handshakes; counted by whoever does input and output.
     pub handshakes: Family<Handshake>,
 }

@@ -16,7 +16,7 @@ use shared::{
 
 use super::{
     Config, Credentials, Lifetime, Log, Quotas, Timeouts, Tls, credentials,
-    network::{http_listen, listen, peers, relay},
+    network::{http, listen, peers, relay},
 };
 use crate::certificates::{Identity, Unusable};
 
@@ -84,6 +84,7 @@ pub(super) fn config_of_text(
     let credentials = credentials::read(&root.section("credentials"), realm.as_deref(), &listen);
     let tls = tls_section.and_then(|value| tls(&value, &hosts_of_tls(&credentials), now));
     let relay = relay(&root.section("relay"), &listen);
+    let (http_listen, trusted_proxies) = http(&root.section("http"), &listen);
     let config = Config {
         path: path.to_owned(),
         realm: realm.unwrap_or_default(),
@@ -99,7 +100,8 @@ pub(super) fn config_of_text(
             DRAIN_TIMEOUT,
         ),
         workers: workers(&root),
-        http_listen: http_listen(&root.section("http"), &listen),
+        http_listen,
+        trusted_proxies,
         log: log(&root.section("log")),
         listen,
         tls,

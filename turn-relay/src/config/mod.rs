@@ -60,6 +60,9 @@ pub struct Config {
     pub workers: Option<NonZeroUsize>,
     /// `http.listen` (default `127.0.0.1:3480`): where health and metrics are served.
     pub http_listen: Vec<SocketAddr>,
+    /// `http.trusted_proxies` (default none): whose `X-Forwarded-For` counts in the credential service; none: that of everything
+    /// that is not at a public address
+    pub trusted_proxies: Vec<IpNet>,
     /// `credentials`
     pub credentials: Credentials,
     /// `log`
