@@ -4,12 +4,12 @@
 //! asked by connecting a UDP socket, which sends nothing. That looks up the route and takes the source
 //! address that a packet would have, on Linux, macOS and the BSDs alike.
 
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd as _;
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
 };
-#[cfg(target_os = "linux")]
-use std::os::fd::AsRawFd as _;
 
 use nix::ifaddrs::getifaddrs;
 use shared::address_policy::is_public;

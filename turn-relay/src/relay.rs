@@ -546,7 +546,66 @@ fn reloadable(
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use rcgen::{CertificateParams, KeyPair};
+
     use super::*;
+
+    /// Writes another certificate with its key, and reads the configuration that names them.
+    fn with_new_certificate(folder: &Path) -> Config {
+        let write = |name: &str, content: &str| {
+            use std::os::unix::fs::PermissionsExt as _;
+
+            let path = folder.join(name);
+            std::fs::write(&path, content).expect("written");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+            path
+        };
+        let key = KeyPair::generate().expect("a key");
+        let certificate = CertificateParams::new(vec!["turn.example.org".to_owned()])
+            .and_then(|params| params.self_signed(&key))
+            .expect("a certificate");
+        let key = write("key.pem", &key.serialize_pem());
+        let certificate = write("fullchain.pem", &certificate.pem());
+        let text = format!(
+            "realm: turn.example.org\nsecrets: [kPlaXzQyVqFhMEUwbzcx]\ntls: {{certificate: {}, key: {}}}\nlisten: {{udp: \
+             '127.0.0.1:0', tcp: [], tls: '127.0.0.1:0'}}\nrelay: {{addresses: [127.0.0.1]}}\nworkers: 1\n",
+            certificate.display(),
+            key.display()
+        );
+        let file = write("turn-relay.yaml", &text);
+        let loaded = config::load(&file, Clock::system().wall());
+        loaded
+            .config
+            .unwrap_or_else(|| panic!("{:?}", loaded.errors))
+    }
+
+    #[test]
+    fn nothing_of_a_refused_reload_is_in_force() {
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        let world = World {
+            clock: Clock::system(),
+            random: Random::system(),
+            environment: Environment::default(),
+        };
+        let relay = Relay::start(with_new_certificate(folder.path()), world).expect("it starts");
+        let certificate = || {
+            let certificates = relay.certificates.as_ref().expect("with TLS");
+            certificates.current().load_full()
+        };
+        let first = certificate();
+        // what the credential service alone refuses
+        let mut refused = with_new_certificate(folder.path());
+        refused.secrets.clear();
+        assert!(relay.replace(refused).is_err());
+        assert!(Arc::ptr_eq(&first, &certificate()));
+        assert!(relay.unready().is_empty(), "{:?}", relay.unready());
+        let good = with_new_certificate(folder.path());
+        relay.replace(good).expect("nothing is wrong with it");
+        assert!(!Arc::ptr_eq(&first, &certificate()));
+        relay.stop();
+    }
 
     #[test]
     fn a_list_that_opens_this_host_is_warned_of() {

@@ -543,7 +543,9 @@ const fn remedy(kind: BindFailure) -> &'static str {
         }
         BindFailure::OpenFiles => "there are no open files left: raise LimitNOFILE=",
         BindFailure::Memory => "the system has no memory left for sockets",
-        BindFailure::Denied => "the system forbids it: is there a filter for system calls or a security module?",
+        BindFailure::Denied => {
+            "the system forbids it: is there a filter for system calls or a security module?"
+        }
         BindFailure::Other => "the system does not say why",
     }
 }

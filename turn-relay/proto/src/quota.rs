@@ -173,13 +173,7 @@ impl Account {
     /// # Errors
     ///
     /// There is not enough for a read that would be worth it: until when to wait.
-    pub fn reserve(
-        &self,
-        way: Way,
-        most: usize,
-        bandwidth: u64,
-        now: Time,
-    ) -> Result<usize, Time> {
+    pub fn reserve(&self, way: Way, most: usize, bandwidth: u64, now: Time) -> Result<usize, Time> {
         if bandwidth == 0 {
             return Err(now + LONG_PAUSE);
         }

@@ -435,9 +435,7 @@ impl<R: Random> Server<R> {
         let len = data.len();
         let account = allocation.admission.account();
         let has_bandwidth = match self.config.quotas.bandwidth_per_user {
-            Some(bandwidth) => {
-                account.take(Way::Down, len + headers(relay.family), bandwidth, now)
-            }
+            Some(bandwidth) => account.take(Way::Down, len + headers(relay.family), bandwidth, now),
             None => true,
         };
         if !has_bandwidth {

@@ -230,7 +230,13 @@ mod tests {
         for proxy in ["172.18.0.2:1", "[::ffff:172.18.0.2]:1", "[2001:db8::5]:1"] {
             assert_eq!(trust(proxy), Trust::Proxy, "{proxy}");
         }
-        for other in ["127.0.0.1:1", "[::1]:1", "10.1.2.3:1", "8.8.8.8:1", "[2001:db8::6]:1"] {
+        for other in [
+            "127.0.0.1:1",
+            "[::1]:1",
+            "10.1.2.3:1",
+            "8.8.8.8:1",
+            "[2001:db8::6]:1",
+        ] {
             assert_eq!(trust(other), Trust::Nobody, "{other}");
         }
     }
@@ -239,7 +245,10 @@ mod tests {
     fn who_is_not_named_shares_the_limit_of_the_proxy() {
         let now = shared::clock::Clock::system().now();
         let limits = Limits::new(now);
-        let (one, other) = (source(Some("127.0.0.1:1"), &[]), source(Some("10.0.0.1:1"), &[]));
+        let (one, other) = (
+            source(Some("127.0.0.1:1"), &[]),
+            source(Some("10.0.0.1:1"), &[]),
+        );
         for _ in 0..WRONG_KEYS.0 {
             assert!(limits.may_show_key(one, now).is_ok());
             limits.showed_wrong_key(one, now);

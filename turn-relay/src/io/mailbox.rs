@@ -169,7 +169,11 @@ mod tests {
         let (_poll, mailbox) = mailbox();
         let message = [0; 1_000];
         let messages = [IoSlice::new(&message); 32];
-        let put = || (0..100).map(|_| mailbox.put(Link(1), &messages)).sum::<usize>();
+        let put = || {
+            (0..100)
+                .map(|_| mailbox.put(Link(1), &messages))
+                .sum::<usize>()
+        };
         let fit = SHARE / (HEADER_LEN + message.len());
         assert_eq!(put(), 3_200 - fit);
         assert_eq!(mailbox.put(Link(2), &messages), 0, "another stream's fit");

@@ -7,6 +7,8 @@ use std::{
 };
 
 use turn_relay_proto::{
+    config::RelayAddress,
+    counters::BindFailure,
     credential::Secrets,
     stun::{AttributeType, Class, Method},
 };
@@ -378,4 +380,35 @@ fn a_drained_relay_makes_no_allocations_and_keeps_those_that_there_are() {
     assert_eq!(relay.allocations(), 1);
     old.permit(relayed);
     relay.stop();
+}
+
+#[test]
+fn an_address_that_is_not_this_hosts_is_told_as_508_and_counted_by_why() {
+    let mut core = core();
+    // of a network for documentation
+    let elsewhere = std::net::Ipv4Addr::new(192, 0, 2, 77).into();
+    core.relay_addresses = vec![RelayAddress {
+        bind: elsewhere,
+        advertised: elsewhere,
+    }];
+    let mut reloadable = reloadable();
+    reloadable.core = Arc::new(core);
+    let relay = start(settings(), reloadable);
+    let mut client = udp_client(relay.local_addresses()[0]);
+    let answer = client.ask(Method::Allocate, &|writer| {
+        writer.attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+    });
+    let message = answer.message();
+    assert_eq!(
+        message.value(AttributeType::ERROR_CODE),
+        Some([0, 0, 5, 8].as_slice())
+    );
+    let count = |kind| -> u64 {
+        let counters = relay.counters().iter();
+        counters
+            .map(|counters| counters.bind_failures.get(kind))
+            .sum()
+    };
+    assert_eq!(count(BindFailure::AddressGone), 1);
+    assert_eq!(count(BindFailure::Other), 0);
 }

@@ -290,13 +290,7 @@ impl<R: Random> Server<R> {
     /// # Errors
     ///
     /// The user's bandwidth is used up: until when nothing is to be read.
-    pub fn reserve(
-        &self,
-        payer: &Payer,
-        way: Way,
-        most: usize,
-        now: Now,
-    ) -> Result<usize, Time> {
+    pub fn reserve(&self, payer: &Payer, way: Way, most: usize, now: Now) -> Result<usize, Time> {
         match self.config.quotas.bandwidth_per_user {
             Some(bandwidth) => payer.0.reserve(way, most, bandwidth, now.time),
             None => Ok(most),

@@ -184,7 +184,13 @@ fn the_user_of_the_allocation_pays_for_the_bytes_of_its_connections() {
     let carry = |world: &mut World, way, read| {
         let (server, now) = (&world.servers[0], world.now);
         let reserved = server.reserve(&payer, way, 65_536, now)?;
-        server.carried(&payer, way, reserved, reserved.min(read), reserved.min(read));
+        server.carried(
+            &payer,
+            way,
+            reserved,
+            reserved.min(read),
+            reserved.min(read),
+        );
         Ok::<_, Time>(reserved.min(read))
     };
     for way in [Way::Up, Way::Down] {
