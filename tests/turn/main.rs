@@ -13,7 +13,8 @@
 //! | [`reload`], [`stop`] | signals, and systemd |
 //! | [`streams`], [`connections`] | clients over TCP and TLS, and those who only look like clients |
 //! | [`certificates`] | renewals |
-//! | [`proxy_protocol`], [`tcp_allocations`] | what is off unless the operator wants it |
+//! | [`proxy_protocol`], [`https_backend`], [`tcp_allocations`] | what is off unless the operator wants it |
+//! | [`one_port`] | the same as `https_backend` with nginx and curl, as docs/one-port.md says |
 //! | [`eyes`] | health, metrics, logs |
 //! | `namespaces` | hosts, routers and NATs around the relay, on Linux as root |
 
@@ -26,8 +27,10 @@ mod client;
 mod command;
 mod connections;
 mod eyes;
+mod https_backend;
 #[cfg(target_os = "linux")]
 mod namespaces;
+mod one_port;
 mod peers;
 mod proxy_protocol;
 mod relay;

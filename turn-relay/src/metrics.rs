@@ -238,6 +238,13 @@ impl Encoder<'_, '_> {
             |counters| &counters.bind_failures,
             |reason| ByReason { reason },
         )?;
+        self.family(
+            "nocturne_turn_handovers",
+            "Connections for the HTTPS backend by what came of them",
+            of_threads,
+            |counters| &counters.handovers,
+            |result| ByResult { result },
+        )?;
         let bindings = sum(of_threads, |counters| Single::get(&counters.bindings));
         let bindings = ConstCounter::new(bindings);
         let metric = self.0.encode_descriptor(
@@ -297,8 +304,12 @@ impl Encoder<'_, '_> {
             None,
             MetricType::Gauge,
         )?;
-        let Connections { tcp, tls } = connections;
-        for (transport, number) in [("tcp", tcp), ("tls", tls)] {
+        let all = [
+            ("tcp", connections.tcp),
+            ("tls", connections.tls),
+            ("https", connections.https),
+        ];
+        for (transport, number) in all {
             let labels = ByTransport { transport };
             ConstGauge::new(number.cast_signed()).encode(metric.encode_family(&labels)?)?;
         }
@@ -343,7 +354,7 @@ fn sum(of_threads: &[Arc<Counters>], count: impl Fn(&Counters) -> u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use turn_relay_proto::counters::{
-        AllocationKind, AuthFailure, Denial, Direction, DropReason, Handshake, QuotaHit,
+        AllocationKind, AuthFailure, Denial, Direction, DropReason, Handover, Handshake, QuotaHit,
     };
 
     use super::*;
@@ -353,7 +364,11 @@ mod tests {
 
     impl Collector for Fixed {
         fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-            let connections = Connections { tcp: 3, tls: 4 };
+            let connections = Connections {
+                tcp: 3,
+                tls: 4,
+                https: 5,
+            };
             Encoder(&mut encoder).all(&self.0, connections, Some(1_800_000_000), true)
         }
     }
@@ -377,6 +392,7 @@ mod tests {
         one.denials.add(Denial::ChannelBind, 7);
         one.quota_hits.add(QuotaHit::UserAllocations, 8);
         one.handshakes.add(Handshake::TimedOut, 9);
+        other.handovers.add(Handover::Failed, 4);
         one.bindings.add(10);
         other.bindings.add(1);
         one.allocations_made.add(AllocationKind::TlsDual, 5);
@@ -391,11 +407,13 @@ mod tests {
             "nocturne_turn_denials_total{operation=\"channel_bind\"} 7",
             "nocturne_turn_quota_hits_total{quota=\"user_allocations\"} 8",
             "nocturne_turn_handshakes_total{result=\"timed_out\"} 9",
+            "nocturne_turn_handovers_total{result=\"failed\"} 4",
             "nocturne_turn_bindings_total 11",
             "nocturne_turn_allocations{transport=\"tls\",family=\"dual\"} 2",
             "nocturne_turn_allocations_made_total{transport=\"tls\",family=\"dual\"} 5",
             "nocturne_turn_connections{transport=\"tcp\"} 3",
             "nocturne_turn_connections{transport=\"tls\"} 4",
+            "nocturne_turn_connections{transport=\"https\"} 5",
             "nocturne_turn_certificate_expiry 1800000000",
             "nocturne_turn_unsafe_identifiers 1",
         ] {

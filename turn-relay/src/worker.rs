@@ -3,6 +3,7 @@
 //! It knows which sockets there are and in which order they are served. What packets mean is the core's matter, how they
 //! are moved that of [`io`](crate::io).
 
+mod backend;
 mod moderation;
 mod packets;
 mod peers;
@@ -38,6 +39,7 @@ use crate::{
         connections::Connections,
         datagrams::{Arena, Datagrams, Envelope},
         deadlines::Deadlines,
+        handovers::Handovers,
         listeners::{StreamListener, UdpListener},
         locals::{Locals, SharedLocals},
         mailbox::Mailbox,
@@ -83,6 +85,7 @@ pub(crate) struct Common {
     pub(crate) commons: Arc<Commons>,
     pub(crate) locals: Arc<SharedLocals>,
     pub(crate) strangers: Arc<Strangers>,
+    pub(crate) handovers: Arc<Handovers>,
     pub(crate) peers: Arc<PeerRegistry>,
     pub(crate) reloadable: Arc<Reloadable>,
     pub(crate) tls_config: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
@@ -120,6 +123,8 @@ pub(crate) struct Pulse {
     pub(crate) tcp: AtomicU64,
     /// Connections with TLS.
     pub(crate) tls: AtomicU64,
+    /// Connections with TLS that the HTTPS backend has.
+    pub(crate) https: AtomicU64,
 }
 
 /// What has to happen at a certain time.
@@ -129,6 +134,8 @@ enum Alarm {
     Client(Link),
     /// An attempt to connect to a peer, by its place and name, may have had its time.
     Connect(u32, u32),
+    /// There may be bandwidth again for a connection with a peer, by its place and name.
+    Bandwidth(u32, u32),
     /// The source of that token may be served again.
     Retry(usize),
 }
@@ -157,6 +164,9 @@ pub(crate) struct Worker<D> {
     peers: Peers,
     peer_registry: Arc<PeerRegistry>,
     strangers: Arc<Strangers>,
+    handovers: Arc<Handovers>,
+    /// Until then nothing is said of the HTTPS backend.
+    silent_until: Time,
     tls_config: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
     deadlines: Deadlines<Alarm>,
     /// What was taken out of the mailbox.
@@ -221,6 +231,8 @@ impl<D: Datagrams> Worker<D> {
             peers: Peers::default(),
             peer_registry: common.peers,
             strangers: common.strangers,
+            handovers: common.handovers,
+            silent_until: Time::default(),
             tls_config: common.tls_config,
             deadlines: Deadlines::default(),
             letters: Vec::new(),
@@ -402,6 +414,7 @@ impl<D: Datagrams> Worker<D> {
             match alarm {
                 Alarm::Client(link) => self.client_deadline(link),
                 Alarm::Connect(slot, connection) => self.connect_deadline(slot, connection),
+                Alarm::Bandwidth(slot, connection) => self.bandwidth_deadline(slot, connection),
                 Alarm::Retry(token) => self.retry(token),
             }
         }
@@ -547,6 +560,14 @@ const fn remedy(kind: BindFailure) -> &'static str {
             "the system forbids it: is there a filter for system calls or a security module?"
         }
         BindFailure::Other => "the system does not say why",
+    }
+}
+
+impl Pulse {
+    /// The HTTPS backend has one more of the connections with TLS.
+    fn moves_to_https(&self) {
+        self.tls.fetch_sub(1, Ordering::Relaxed);
+        self.https.fetch_add(1, Ordering::Relaxed);
     }
 }
 

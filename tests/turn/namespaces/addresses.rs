@@ -281,7 +281,6 @@ fn an_address_that_the_host_has_lost_makes_the_relay_unready() {
     let (status, reasons) = relay.get("/ready");
     assert_eq!(status, 503);
     assert!(reasons.contains("set `relay.addresses`"), "{reasons}");
-    home.namespace
-        .ip("addr add 2a00:5:1::2/64 dev eth0 nodad");
+    home.namespace.ip("addr add 2a00:5:1::2/64 dev eth0 nodad");
     assert_eq!(relay.get("/ready").0, 200);
 }

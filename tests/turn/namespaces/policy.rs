@@ -13,8 +13,7 @@ use super::{
 };
 use crate::{
     client::{
-        CONNECT, Client, Peer, REALM, Relayed, SECRET, ipv6_too, peer, tcp_transport,
-        udp_transport,
+        CONNECT, Client, Peer, REALM, Relayed, SECRET, ipv6_too, peer, tcp_transport, udp_transport,
     },
     relay::Relay,
 };

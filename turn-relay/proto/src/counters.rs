@@ -157,8 +157,8 @@ labels! {
         ConnectionsOfPrefix = "connections_of_prefix",
         /// Connections of one allocation, RFC 6062.
         PeerConnections = "peer_connections",
-        /// Messages on a connection that has no allocation.
-        UnprovenMessages = "unproven_messages",
+        /// Requests on a connection that has no allocation.
+        UnprovenRequests = "unproven_requests",
     }
     /// An allocation's transport to the client and family of its first relayed address.
     AllocationKind {
@@ -209,6 +209,15 @@ labels! {
         /// Not done within the deadline.
         TimedOut = "timed_out",
     }
+    /// What came of a connection that speaks HTTP.
+    Handover {
+        /// The HTTPS backend took it.
+        Done = "done",
+        /// The HTTPS backend cannot be reached.
+        Failed = "failed",
+        /// There are too many.
+        Refused = "refused",
+    }
 }
 
 /// Everything that one thread counts.
@@ -236,6 +245,8 @@ pub struct Counters {
     pub bind_failures: Family<BindFailure>,
     /// Handshakes; counted by whoever does input and output.
     pub handshakes: Family<Handshake>,
+    /// Connections for the HTTPS backend; counted by whoever does input and output.
+    pub handovers: Family<Handover>,
 }
 
 /// A counter without a label.

@@ -15,7 +15,7 @@ use shared::{
 };
 
 use super::{
-    Config, Credentials, Lifetime, Log, Quotas, Timeouts, Tls, credentials,
+    Config, Credentials, Lifetime, Log, Quotas, Timeouts, Tls, backend, credentials,
     network::{http, listen, peers, relay},
 };
 use crate::certificates::{Identity, Unusable};
@@ -85,6 +85,7 @@ pub(super) fn config_of_text(
     let tls = tls_section.and_then(|value| tls(&value, &hosts_of_tls(&credentials), now));
     let relay = relay(&root.section("relay"), &listen);
     let (http_listen, trusted_proxies) = http(&root.section("http"), &listen);
+    backend::check(&root.section("listen"), &listen, &http_listen);
     let config = Config {
         path: path.to_owned(),
         realm: realm.unwrap_or_default(),
@@ -331,6 +332,12 @@ fn quotas(section: &Section<'_>) -> Quotas {
             1_000_000,
             defaults.connections_per_prefix,
         ),
+        https_connections: count("https_connections", 1_000_000, defaults.https_connections),
+        https_connections_per_prefix: count(
+            "https_connections_per_prefix",
+            1_000_000,
+            defaults.https_connections_per_prefix,
+        ),
         tcp_buffer: section
             .get("tcp_buffer")
             // one ChannelData message has up to 65,539 bytes
@@ -399,6 +406,12 @@ fn timeouts(section: &Section<'_>) -> Timeouts {
             "idle",
             range(Duration::from_hours(1)),
             defaults.idle,
+        ),
+        https_idle: duration(
+            section,
+            "https_idle",
+            range(Duration::from_hours(24)),
+            defaults.https_idle,
         ),
     };
     section.finish(Severity::Error);

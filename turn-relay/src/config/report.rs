@@ -103,6 +103,19 @@ pub fn summary(config: &Config) -> Vec<String> {
             tls.identity.ends()
         ));
     }
+    if let Some(backend) = &listen.https_backend
+        && !listen.tls.is_empty()
+    {
+        let more = if backend.proxy_protocol {
+            ", with the client's address before it (PROXY protocol)"
+        } else {
+            ""
+        };
+        lines.push(format!(
+            "HTTP that comes over TLS goes to {}{more}",
+            backend.address
+        ));
+    }
     lines.push(peers(config));
     lines.extend(credentials(config));
     lines

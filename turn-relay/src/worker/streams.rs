@@ -21,7 +21,7 @@ use turn_relay_proto::{
     stun::channel_data::{Frame, frame},
 };
 
-use super::{Alarm, Worker};
+use super::{Alarm, Worker, backend::stage_after_handshake};
 use crate::io::{
     connections::{Connection, Stage},
     datagrams::{Arena, Datagrams, MAX_SEGMENTS},
@@ -37,11 +37,18 @@ const ACCEPT_BATCH: usize = 16;
 /// How long nothing is accepted when there are no more open files.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
+/// What is read at once of a connection that has no allocation: the thread serves others before it reads on.
+const STRANGE_READ: usize = 4_096;
+
+/// Requests that are answered on a connection without there being an allocation. A client needs two or three, and some more if credentials
+/// have ended.
+const UNPROVEN_REQUESTS: u8 = 16;
+
 /// The longest message that a stranger may send: longer than any request.
 const MAX_STRANGE_MESSAGE: usize = 4_096;
 
 /// How long a client that has sent everything may take to read everything.
-const LEAVING: Duration = Duration::from_secs(10);
+pub(super) const LEAVING: Duration = Duration::from_secs(10);
 
 /// The first byte of a TLS handshake (RFC 8446 §5.1), which no STUN message and no ChannelData begins with.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -56,7 +63,7 @@ const CIPHER: usize = PLAIN + 65_600 + MAX_READ;
 pub(super) const PACKET: usize = 1_500;
 
 /// What comes after a step in a connection's life.
-enum Next {
+pub(super) enum Next {
     /// There may be more in what was read.
     Continue,
     /// More has to be read.
@@ -73,7 +80,10 @@ impl<D: Datagrams> Worker<D> {
                 return accepted;
             };
             match listener.socket.accept() {
-                Ok((socket, client)) => self.enter(socket, unmapped(client)),
+                Ok((socket, client)) => {
+                    let is_https = listener.is_https;
+                    self.enter(socket, unmapped(client), is_https);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     listener.queued = Queued::No;
                     return accepted;
@@ -121,7 +131,7 @@ impl<D: Datagrams> Worker<D> {
     }
 
     /// A connection was accepted.
-    fn enter(&mut self, socket: TcpStream, client: SocketAddr) {
+    fn enter(&mut self, socket: TcpStream, client: SocketAddr, is_https: bool) {
         let is_proxy = self
             .reloadable
             .proxies
@@ -159,6 +169,10 @@ impl<D: Datagrams> Worker<D> {
             queued: Queued::No,
             is_ending: false,
             stranger,
+            has_allocation: false,
+            unproven: 0,
+            is_https,
+            handover: None,
             accepted,
             deadline: None,
             entered: None,
@@ -219,21 +233,31 @@ impl<D: Datagrams> Worker<D> {
         match connection.stage {
             Stage::Leaving => return 0,
             Stage::Joined(peer) => return self.pass_to_peer(slot, peer),
-            Stage::Proxy | Stage::FirstByte | Stage::Handshake | Stage::Messages => {}
+            Stage::Proxy
+            | Stage::FirstByte
+            | Stage::Handshake
+            | Stage::Opening
+            | Stage::Head(_)
+            | Stage::Messages => {}
         }
         let start = PLAIN + connection.leftover.len();
         let (plain, cipher) = self.arena.memory_mut().split_at_mut(CIPHER);
         let was_handshaking = connection.stream.is_handshaking();
-        let Ok(input) = connection.stream.read(&mut plain[start..], cipher) else {
+        let most = if connection.has_allocation {
+            READ
+        } else {
+            STRANGE_READ
+        };
+        let Ok(input) = connection.stream.read(&mut plain[start..], cipher, most) else {
             self.close(slot);
             return 1;
         };
         if was_handshaking {
             self.note_handshake(slot);
         }
-        self.take_input(slot, start..start + input.len);
+        let messages = self.take_input(slot, start..start + input.len);
         self.go_on(slot, input);
-        1 + input.len / PACKET
+        1 + messages.max(input.taken / PACKET)
     }
 
     /// Has a connection read again, or ended.
@@ -251,7 +275,13 @@ impl<D: Datagrams> Worker<D> {
                     .push(Source::Client(slot), &mut connection.queued);
             }
             Then::Nothing => {}
-            Then::End => self.leave(slot),
+            Then::End => {
+                if let Stage::Joined(peer) = connection.stage {
+                    self.client_has_ended(slot, peer);
+                } else {
+                    self.leave(slot);
+                }
+            }
         }
     }
 
@@ -269,19 +299,20 @@ impl<D: Datagrams> Worker<D> {
         self.set_deadline(slot, self.now.time + LEAVING);
     }
 
-    /// Bytes that came, at `new` of the arena: behind the space for the leftover.
-    fn take_input(&mut self, slot: u32, new: Range<usize>) {
+    /// Bytes that came, at `new` of the arena: behind the space for the leftover. The result says how many messages that were.
+    fn take_input(&mut self, slot: u32, new: Range<usize>) -> usize {
+        let mut messages = 0;
         let Some(connection) = self.sender.connections.at(slot) else {
-            return;
+            return messages;
         };
         if new.is_empty() {
-            return;
+            return messages;
         }
         if !connection.leftover.is_empty() {
             let bytes = self.arena.memory().get(new.clone()).unwrap_or(&[]);
-            if lacks(&connection.leftover, bytes.len()) {
+            if connection.stage == Stage::Messages && lacks(&connection.leftover, bytes.len()) {
                 connection.leftover.extend_from_slice(bytes);
-                return;
+                return messages;
             }
             let start = new.start - connection.leftover.len();
             if let Some(space) = self.arena.memory_mut().get_mut(start..new.start) {
@@ -294,7 +325,12 @@ impl<D: Datagrams> Worker<D> {
             let next = match stage {
                 Stage::Proxy => self.take_proxy_header(slot, &mut rest),
                 Stage::FirstByte => self.take_first_byte(slot, &mut rest),
-                Stage::Messages => self.take_message(slot, &mut rest),
+                Stage::Opening => self.take_opening(slot, &rest),
+                Stage::Head(searched) => self.take_head(slot, searched, &mut rest),
+                Stage::Messages => {
+                    messages += 1;
+                    self.take_message(slot, &mut rest)
+                }
                 Stage::Joined(peer) => {
                     self.pass_rest_to_peer(peer, rest.clone());
                     rest.start = rest.end;
@@ -308,7 +344,7 @@ impl<D: Datagrams> Worker<D> {
                 Next::Close => {
                     self.sender.flush(&self.arena);
                     self.close(slot);
-                    return;
+                    return messages;
                 }
             }
         }
@@ -321,6 +357,7 @@ impl<D: Datagrams> Worker<D> {
                 connection.leftover = Vec::new();
             }
         }
+        messages
     }
 
     fn take_proxy_header(&mut self, slot: u32, rest: &mut Range<usize>) -> Next {
@@ -372,7 +409,8 @@ impl<D: Datagrams> Worker<D> {
             self.counters.handshakes.add(Handshake::Failed, 1);
             return Next::Close;
         };
-        connection.stream.encrypt(config.load_full());
+        let takes_http = connection.is_https && self.reloadable.https_backend.is_some();
+        connection.stream.encrypt(config.load_full(), takes_http);
         self.pulse.tcp.fetch_sub(1, Ordering::Relaxed);
         self.pulse.tls.fetch_add(1, Ordering::Relaxed);
         connection.stage = Stage::Handshake;
@@ -399,11 +437,12 @@ impl<D: Datagrams> Worker<D> {
     /// Looks whether a handshake is done.
     fn note_handshake(&mut self, slot: u32) {
         let first_request = self.reloadable.first_request;
+        let has_backend = self.reloadable.https_backend.is_some();
         let Some(connection) = self.sender.connections.at(slot) else {
             return;
         };
         if connection.stage == Stage::Handshake && !connection.stream.is_handshaking() {
-            connection.stage = Stage::Messages;
+            connection.stage = stage_after_handshake(connection, has_backend);
             let by = connection.accepted + first_request;
             self.counters.handshakes.add(Handshake::Completed, 1);
             self.set_deadline(slot, by);
@@ -427,6 +466,15 @@ impl<D: Datagrams> Worker<D> {
             Frame::Message { padded_len, .. } if padded_len > stream.len() => return Next::Wait,
             Frame::Message { len, padded_len } => (len, padded_len),
         };
+        // what is no request is not answered, and costs little
+        let is_stun = stream.first().is_some_and(|first| first & 0xC0 == 0);
+        if !connection.has_allocation && is_stun {
+            if connection.unproven == UNPROVEN_REQUESTS {
+                self.counters.quota_hits.add(QuotaHit::UnprovenRequests, 1);
+                return Next::Close;
+            }
+            connection.unproven += 1;
+        }
         let client = connection.five_tuple();
         let message = rest.start..rest.start + len;
         // what stands before the first message is of no use to anybody; what stands before others may wait to be sent
@@ -447,6 +495,8 @@ impl<D: Datagrams> Worker<D> {
         if let Some(slot) = self.sender.connections.slot(client.link) {
             if let Some(connection) = self.sender.connections.at(slot) {
                 connection.stranger = None;
+                connection.has_allocation = true;
+                connection.unproven = 0;
             }
             self.set_deadline(slot, by);
         }
@@ -456,6 +506,9 @@ impl<D: Datagrams> Worker<D> {
     pub(super) fn is_idle(&mut self, client: FiveTuple) {
         let by = self.now.time + self.reloadable.idle;
         if let Some(slot) = self.sender.connections.slot(client.link) {
+            if let Some(connection) = self.sender.connections.at(slot) {
+                connection.has_allocation = false;
+            }
             self.set_deadline(slot, by);
         }
     }
@@ -482,16 +535,28 @@ impl<D: Datagrams> Worker<D> {
         };
         connection.entered = None;
         match connection.deadline {
-            None => {}
-            Some(by) if by > self.now.time => self.set_deadline(slot, by),
-            Some(_) => {
-                if connection.stage == Stage::Handshake {
-                    self.counters.handshakes.add(Handshake::TimedOut, 1);
-                    // it is counted
-                    connection.stage = Stage::Messages;
-                }
-                self.close(slot);
+            None => return,
+            Some(by) if by > self.now.time => return self.set_deadline(slot, by),
+            Some(_) => {}
+        }
+        let stage = connection.stage;
+        if stage == Stage::Handshake {
+            self.counters.handshakes.add(Handshake::TimedOut, 1);
+            // it is counted
+            connection.stage = Stage::Messages;
+        }
+        match stage {
+            Stage::Joined(peer) if self.is_being_reached(peer) => {
+                self.end_reaching(peer, &io::ErrorKind::TimedOut.into());
             }
+            Stage::Joined(_)
+            | Stage::Proxy
+            | Stage::FirstByte
+            | Stage::Handshake
+            | Stage::Opening
+            | Stage::Head(_)
+            | Stage::Messages
+            | Stage::Leaving => self.close(slot),
         }
     }
 
@@ -500,7 +565,9 @@ impl<D: Datagrams> Worker<D> {
         let Some(mut connection) = self.sender.connections.remove(slot) else {
             return;
         };
-        let open = if connection.stream.is_encrypted() {
+        let open = if connection.handover.is_some() {
+            &self.pulse.https
+        } else if connection.stream.is_encrypted() {
             &self.pulse.tls
         } else {
             &self.pulse.tcp
@@ -511,7 +578,7 @@ impl<D: Datagrams> Worker<D> {
         let stage = connection.stage;
         drop(connection);
         match stage {
-            Stage::Proxy | Stage::FirstByte | Stage::Leaving => {}
+            Stage::Proxy | Stage::FirstByte | Stage::Opening | Stage::Head(_) | Stage::Leaving => {}
             Stage::Handshake => self.counters.handshakes.add(Handshake::Failed, 1),
             Stage::Messages => self.forget(client),
             Stage::Joined(peer) => self.close_pipe(peer),

@@ -169,7 +169,12 @@ fn tls_and_plain_share_every_port() {
             Class::Success
         );
         wait_until("both are counted", || {
-            relay.connections() == Connections { tcp: 1, tls: 1 }
+            relay.connections()
+                == Connections {
+                    tcp: 1,
+                    tls: 1,
+                    ..Connections::default()
+                }
         });
         drop((plain, encrypted));
         wait_until("both are gone", || {
@@ -549,4 +554,38 @@ mod behind_a_proxy {
         assert!(is_closed(&mut client([192, 0, 2, 99]).wire.stream));
         assert!(mapped(&mut client([192, 0, 3, 7])).is_some());
     }
+}
+
+#[test]
+fn whoever_proves_nothing_gets_sixteen_answers_on_a_connection() {
+    const SENT: usize = 40;
+    let (settings, trust) = tls_settings();
+    let relay = start(settings, reloadable());
+    let ask = |client: &mut Client<Framed<TcpStream>>| {
+        let request = client.request(Method::Binding, &|_| {});
+        client.wire.send(&request.repeat(SENT));
+        (0..SENT)
+            .take_while(|_| client.wire.receive().is_some())
+            .count()
+    };
+    let mut stranger = tcp_client(tcp_address(&relay));
+    assert_eq!(ask(&mut stranger), 16);
+    assert!(is_closed(&mut stranger.wire.stream));
+    assert_eq!(quota_hits(&relay, QuotaHit::UnprovenRequests), 1);
+    // an allocation is the proof, until it ends
+    let mut client = tcp_client(tcp_address(&relay));
+    client.allocate();
+    assert_eq!(ask(&mut client), SENT);
+    let answer = client.ask(Method::Refresh, &|writer| {
+        writer.number(AttributeType::LIFETIME, 0);
+    });
+    assert_eq!(answer.message().class(), Class::Success);
+    assert_eq!(ask(&mut client), 16);
+    assert_eq!(quota_hits(&relay, QuotaHit::UnprovenRequests), 2);
+    // as well over TLS
+    let mut stranger = tls_client(tls_address(&relay), &trust);
+    let request = stranger.request(Method::Binding, &|_| {});
+    stranger.wire.send(&request.repeat(SENT));
+    let answers = (0..SENT).take_while(|_| stranger.wire.receive().is_some());
+    assert_eq!(answers.count(), 16);
 }
