@@ -8,7 +8,7 @@ use std::{
 
 use turn_relay_proto::{
     config::RelayAddress,
-    counters::BindFailure,
+    counters::{BindFailure, Direction},
     credential::Secrets,
     stun::{AttributeType, Class, Method},
 };
@@ -411,4 +411,52 @@ fn an_address_that_is_not_this_hosts_is_told_as_508_and_counted_by_why() {
     };
     assert_eq!(count(BindFailure::AddressGone), 1);
     assert_eq!(count(BindFailure::Other), 0);
+}
+
+/// What one thread does for a client no other one has to know of.
+#[test]
+fn a_clients_packets_stay_on_its_thread() {
+    const PACKETS: u64 = 50;
+    let mut settings = settings();
+    settings.workers = 4;
+    let relay = start(settings, reloadable());
+    let counts = |direction| -> Vec<u64> {
+        let counters = relay.counters().iter();
+        counters
+            .map(|counters| counters.packets.get(direction))
+            .collect()
+    };
+    for _ in 0..6 {
+        let before = [Direction::ClientToPeer, Direction::PeerToClient].map(counts);
+        let mut client = udp_client(relay.local_addresses()[0]);
+        let relayed = client.allocate();
+        let peer = peer();
+        let channel = client.bind(0x4000, peer.local_addr().expect("bound"));
+        let mut buffer = [0; 64];
+        for _ in 0..PACKETS {
+            client.wire.send(&channel.message(b"up")).expect("sent");
+            peer.recv(&mut buffer).expect("relayed");
+            peer.send_to(b"down", relayed).expect("sent");
+            assert_eq!(client.channel_data().as_deref(), Some(&b"down"[..]));
+        }
+        let after = [Direction::ClientToPeer, Direction::PeerToClient].map(counts);
+        let threads = before.iter().zip(&after).map(|(before, after)| {
+            let changes = before
+                .iter()
+                .zip(after)
+                .map(|(before, after)| after - before);
+            let changed: Vec<_> = changes
+                .enumerate()
+                .filter(|(_, change)| *change > 0)
+                .collect();
+            let [(thread, PACKETS)] = changed[..] else {
+                panic!("{changed:?}");
+            };
+            thread
+        });
+        let [up, down] = threads.collect::<Vec<_>>()[..] else {
+            panic!("two directions");
+        };
+        assert_eq!(up, down);
+    }
 }
