@@ -164,6 +164,7 @@ pub(crate) struct Worker<D> {
     peers: Peers,
     peer_registry: Arc<PeerRegistry>,
     strangers: Arc<Strangers>,
+    commons: Arc<Commons>,
     handovers: Arc<Handovers>,
     /// Until then nothing is said of the HTTPS backend.
     silent_until: Time,
@@ -207,7 +208,7 @@ impl<D: Datagrams> Worker<D> {
             ready: Ready::default(),
             server: Server::new(
                 Arc::clone(&common.reloadable.core),
-                common.commons,
+                Arc::clone(&common.commons),
                 Arc::clone(&setup.counters),
                 SystemRandom(common.random),
             ),
@@ -231,6 +232,7 @@ impl<D: Datagrams> Worker<D> {
             peers: Peers::default(),
             peer_registry: common.peers,
             strangers: common.strangers,
+            commons: common.commons,
             handovers: common.handovers,
             silent_until: Time::default(),
             tls_config: common.tls_config,

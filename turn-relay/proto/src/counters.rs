@@ -155,6 +155,8 @@ labels! {
         Ports = "ports",
         /// Connections of one prefix that have not authenticated.
         ConnectionsOfPrefix = "connections_of_prefix",
+        /// TLS handshakes a second of one prefix.
+        HandshakesOfPrefix = "handshakes_of_prefix",
         /// Connections of one allocation, RFC 6062.
         PeerConnections = "peer_connections",
         /// Requests on a connection that has no allocation.

@@ -142,7 +142,7 @@ pub struct Quotas {
     /// credentials from one /24 (IPv6: /48)
     pub unauthenticated_per_prefix: u32,
     /// `connections_per_prefix` (default 64, at least 1): TCP and TLS connections of one /24 (IPv6: /48)
-    /// that have not authenticated
+    /// that have not authenticated; of TLS handshakes four times as many may begin in a second
     pub connections_per_prefix: usize,
     /// `https_connections` (default 2048, 1 to 1,000,000): connections that `listen.https_backend` has
     pub https_connections: usize,

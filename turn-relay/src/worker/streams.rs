@@ -44,6 +44,9 @@ const STRANGE_READ: usize = 4_096;
 /// have ended.
 const UNPROVEN_REQUESTS: u8 = 16;
 
+/// TLS handshakes a second of one prefix, for each connection that strangers of it may have at one time.
+const HANDSHAKES: usize = 4;
+
 /// The longest message that a stranger may send: longer than any request.
 const MAX_STRANGE_MESSAGE: usize = 4_096;
 
@@ -409,6 +412,15 @@ impl<D: Datagrams> Worker<D> {
             self.counters.handshakes.add(Handshake::Failed, 1);
             return Next::Close;
         };
+        let ip = connection.client.ip();
+        let connections = self.reloadable.connections_per_prefix;
+        let per_second = connections.saturating_mul(HANDSHAKES);
+        let per_second = u32::try_from(per_second).unwrap_or(u32::MAX);
+        if !self.commons.may_shake_hands(ip, per_second, self.now.time) {
+            let hits = &self.counters.quota_hits;
+            hits.add(QuotaHit::HandshakesOfPrefix, 1);
+            return Next::Close;
+        }
         let takes_http = connection.is_https && self.reloadable.https_backend.is_some();
         connection.stream.encrypt(config.load_full(), takes_http);
         self.pulse.tcp.fetch_sub(1, Ordering::Relaxed);

@@ -589,3 +589,30 @@ fn whoever_proves_nothing_gets_sixteen_answers_on_a_connection() {
     let answers = (0..SENT).take_while(|_| stranger.wire.receive().is_some());
     assert_eq!(answers.count(), 16);
 }
+
+#[test]
+fn a_prefix_has_so_many_tls_handshakes_in_a_second() {
+    let (settings, trust) = tls_settings();
+    let mut reloadable = reloadable();
+    reloadable.connections_per_prefix = 5;
+    // time stands still
+    let clock = shared::clock::Clock::manual(std::time::SystemTime::UNIX_EPOCH);
+    let random = shared::random::Random::system();
+    let relay = Workers::start(settings, reloadable, clock.clone(), random)
+        .expect("loopback has free ports");
+    let shakes_hands = || {
+        let mut stream = tls(connect(tls_address(&relay)), &trust);
+        let done = stream.conn.complete_io(&mut stream.sock).is_ok();
+        drop(stream);
+        // it counts no more as one of a stranger's
+        wait_until("it is gone", || relay.connections().tls == 0);
+        done
+    };
+    for _ in 0..4 * 5 {
+        assert!(shakes_hands());
+    }
+    assert!(!shakes_hands());
+    assert_eq!(quota_hits(&relay, QuotaHit::HandshakesOfPrefix), 1);
+    clock.advance(Duration::from_secs(1));
+    assert!(shakes_hands());
+}
