@@ -167,7 +167,14 @@ fn one_port_takes_turn_and_http_by_what_was_agreed_on_or_else_by_the_first_bytes
         assert_eq!(client.conn.alpn_protocol(), agreed, "{offered:?}");
         assert_served(&mut client, &backend);
     }
-    let with_turn: [&[&[u8]]; 4] = [&[TURN], &[b"stun.nat-discovery"], &[], &[b"h2"]];
+    // the last is what coturn's client offers
+    let with_turn: [&[&[u8]]; 5] = [
+        &[TURN],
+        &[b"stun.nat-discovery"],
+        &[],
+        &[b"h2"],
+        &[HTTP, TURN],
+    ];
     for offered in with_turn {
         let wire = wire::tls(at, &relay.tls_config(offered));
         Client::new(wire).allocate();

@@ -13,6 +13,7 @@
 //! | [`reload`], [`stop`] | signals, and systemd |
 //! | [`streams`], [`connections`] | clients over TCP and TLS, and those who only look like clients |
 //! | [`certificates`] | renewals |
+//! | `dtls` | clients over DTLS, with the feature of that name |
 //! | [`proxy_protocol`], [`https_backend`], [`tcp_allocations`] | what is off unless the operator wants it |
 //! | [`one_port`] | the same as `https_backend` with nginx and curl, as docs/one-port.md says |
 //! | [`eyes`] | health, metrics, logs |
@@ -26,6 +27,8 @@ mod certificates;
 mod client;
 mod command;
 mod connections;
+#[cfg(feature = "dtls")]
+mod dtls;
 mod eyes;
 mod https_backend;
 #[cfg(target_os = "linux")]

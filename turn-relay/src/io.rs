@@ -7,6 +7,8 @@ pub mod backend;
 pub mod connections;
 pub mod datagrams;
 pub mod deadlines;
+#[cfg(feature = "dtls")]
+pub mod dtls;
 pub mod handovers;
 pub mod listeners;
 pub mod locals;

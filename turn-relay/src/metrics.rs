@@ -245,6 +245,14 @@ impl Encoder<'_, '_> {
             |counters| &counters.handovers,
             |result| ByResult { result },
         )?;
+        #[cfg(feature = "dtls")]
+        self.family(
+            "nocturne_turn_dtls_handshakes",
+            "DTLS handshakes by how they ended",
+            of_threads,
+            |counters| &counters.dtls_handshakes,
+            |result| ByResult { result },
+        )?;
         let bindings = sum(of_threads, |counters| Single::get(&counters.bindings));
         let bindings = ConstCounter::new(bindings);
         let metric = self.0.encode_descriptor(
@@ -308,6 +316,8 @@ impl Encoder<'_, '_> {
             ("tcp", connections.tcp),
             ("tls", connections.tls),
             ("https", connections.https),
+            #[cfg(feature = "dtls")]
+            ("dtls", connections.dtls),
         ];
         for (transport, number) in all {
             let labels = ByTransport { transport };
@@ -368,6 +378,8 @@ mod tests {
                 tcp: 3,
                 tls: 4,
                 https: 5,
+                #[cfg(feature = "dtls")]
+                dtls: 5,
             };
             Encoder(&mut encoder).all(&self.0, connections, Some(1_800_000_000), true)
         }
@@ -393,6 +405,7 @@ mod tests {
         one.quota_hits.add(QuotaHit::UserAllocations, 8);
         one.handshakes.add(Handshake::TimedOut, 9);
         other.handovers.add(Handover::Failed, 4);
+        one.dtls_handshakes.add(Handshake::Failed, 11);
         one.bindings.add(10);
         other.bindings.add(1);
         one.allocations_made.add(AllocationKind::TlsDual, 5);
@@ -414,6 +427,10 @@ mod tests {
             "nocturne_turn_connections{transport=\"tcp\"} 3",
             "nocturne_turn_connections{transport=\"tls\"} 4",
             "nocturne_turn_connections{transport=\"https\"} 5",
+            #[cfg(feature = "dtls")]
+            "nocturne_turn_connections{transport=\"dtls\"} 5",
+            #[cfg(feature = "dtls")]
+            "nocturne_turn_dtls_handshakes_total{result=\"failed\"} 11",
             "nocturne_turn_certificate_expiry 1800000000",
             "nocturne_turn_unsafe_identifiers 1",
         ] {

@@ -8,6 +8,8 @@ mod moderation;
 mod packets;
 mod peers;
 mod sender;
+#[cfg(feature = "dtls")]
+mod sessions;
 mod streams;
 
 use std::{
@@ -26,6 +28,8 @@ use arc_swap::ArcSwap;
 use mio::{Events, Interest, Poll, event::Event, unix::SourceFd};
 use shared::{clock::Clock, log_gate::LogGate};
 use tracing::error;
+#[cfg(feature = "dtls")]
+use turn_relay_proto::Transport;
 use turn_relay_proto::{
     Commons, Effect, Effects, Link, Now, RelayFailure, RelayId, Server, Time,
     address::ConnectionId,
@@ -89,6 +93,8 @@ pub(crate) struct Common {
     pub(crate) peers: Arc<PeerRegistry>,
     pub(crate) reloadable: Arc<Reloadable>,
     pub(crate) tls_config: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+    #[cfg(feature = "dtls")]
+    pub(crate) dtls_config: Option<Arc<ArcSwap<crate::io::dtls::ServerConfig>>>,
     pub(crate) clock: Clock,
     /// The moment that all threads' time counts from.
     pub(crate) origin: Instant,
@@ -125,6 +131,9 @@ pub(crate) struct Pulse {
     pub(crate) tls: AtomicU64,
     /// Connections with TLS that the HTTPS backend has.
     pub(crate) https: AtomicU64,
+    /// DTLS sessions.
+    #[cfg(feature = "dtls")]
+    pub(crate) dtls: AtomicU64,
 }
 
 /// What has to happen at a certain time.
@@ -132,6 +141,9 @@ pub(crate) struct Pulse {
 enum Alarm {
     /// A client's connection may have had its time.
     Client(Link),
+    /// A client's DTLS session may have had its time, or has something to send again.
+    #[cfg(feature = "dtls")]
+    Session(Link),
     /// An attempt to connect to a peer, by its place and name, may have had its time.
     Connect(u32, u32),
     /// There may be bandwidth again for a connection with a peer, by its place and name.
@@ -169,6 +181,10 @@ pub(crate) struct Worker<D> {
     /// Until then nothing is said of the HTTPS backend.
     silent_until: Time,
     tls_config: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+    #[cfg(feature = "dtls")]
+    dtls_config: Option<Arc<ArcSwap<crate::io::dtls::ServerConfig>>>,
+    #[cfg(feature = "dtls")]
+    cookies: crate::io::dtls::hello::Cookies,
     deadlines: Deadlines<Alarm>,
     /// What was taken out of the mailbox.
     letters: Vec<u8>,
@@ -205,6 +221,8 @@ impl<D: Datagrams> Worker<D> {
         }
         let common = setup.common;
         Ok(Self {
+            #[cfg(feature = "dtls")]
+            cookies: crate::io::dtls::hello::Cookies::new(&common.random),
             ready: Ready::default(),
             server: Server::new(
                 Arc::clone(&common.reloadable.core),
@@ -222,6 +240,10 @@ impl<D: Datagrams> Worker<D> {
                 locals: Locals::new(common.locals),
                 relays: Relays::default(),
                 connections: Connections::new(setup.worker),
+                #[cfg(feature = "dtls")]
+                sessions: crate::io::dtls::sessions::Sessions::new(setup.worker),
+                #[cfg(feature = "dtls")]
+                records: Vec::new(),
                 broken: Vec::new(),
                 tcp_buffer: common.reloadable.tcp_buffer,
                 colleagues: common.colleagues,
@@ -236,6 +258,8 @@ impl<D: Datagrams> Worker<D> {
             handovers: common.handovers,
             silent_until: Time::default(),
             tls_config: common.tls_config,
+            #[cfg(feature = "dtls")]
+            dtls_config: common.dtls_config,
             deadlines: Deadlines::default(),
             letters: Vec::new(),
             reloadable: common.reloadable,
@@ -385,6 +409,8 @@ impl<D: Datagrams> Worker<D> {
                     self.server.close(&mut self.effects);
                     self.carry_out();
                     self.sender.flush(&self.arena);
+                    #[cfg(feature = "dtls")]
+                    self.end_all_sessions();
                     self.stopped = true;
                     return;
                 }
@@ -415,6 +441,8 @@ impl<D: Datagrams> Worker<D> {
         while let Some(alarm) = self.deadlines.pop(now) {
             match alarm {
                 Alarm::Client(link) => self.client_deadline(link),
+                #[cfg(feature = "dtls")]
+                Alarm::Session(link) => self.session_alarm(link),
                 Alarm::Connect(slot, connection) => self.connect_deadline(slot, connection),
                 Alarm::Bandwidth(slot, connection) => self.bandwidth_deadline(slot, connection),
                 Alarm::Retry(token) => self.retry(token),
@@ -467,6 +495,14 @@ impl<D: Datagrams> Worker<D> {
                 };
                 let destination = Destination::Relay(relay.slot, relay.family, envelope);
                 self.sender.send(destination, data, scratch, &self.arena);
+            }
+            #[cfg(feature = "dtls")]
+            Effect::Authenticated { client } if client.transport == Transport::Dtls => {
+                self.session_is_no_stranger(*client);
+            }
+            #[cfg(feature = "dtls")]
+            Effect::AllocationEnded { client } if client.transport == Transport::Dtls => {
+                self.session_is_idle(*client);
             }
             Effect::Authenticated { client } => self.is_no_stranger(*client),
             Effect::AllocationEnded { client } => self.is_idle(*client),

@@ -55,6 +55,9 @@ pub struct Settings {
     pub relay_ports: RangeInclusive<u16>,
     /// The current certificate; `None` if there is none: then nothing listens for TLS, and a TLS handshake on a plain port is refused.
     pub tls_config: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+    /// The current certificate for `dtls`.
+    #[cfg(feature = "dtls")]
+    pub dtls_config: Option<Arc<ArcSwap<crate::io::dtls::ServerConfig>>>,
 }
 
 /// What a reload may change.
@@ -122,6 +125,7 @@ impl Workers {
         random: Random,
     ) -> Result<Self, String> {
         let workers = settings.workers.clamp(1, MAX_WORKERS);
+        #[cfg(not(feature = "dtls"))]
         if let Some(address) = settings.dtls.first() {
             return Err(format!(
                 "cannot listen on {address}: no DTLS is spoken here"
@@ -157,6 +161,8 @@ impl Workers {
             peers: Arc::default(),
             reloadable: Arc::new(reloadable),
             tls_config: settings.tls_config,
+            #[cfg(feature = "dtls")]
+            dtls_config: settings.dtls_config,
             clock: clock.clone(),
             origin,
             random,
@@ -224,7 +230,7 @@ impl Workers {
         &self.counters
     }
 
-    /// TCP and TLS connections that are open now.
+    /// TCP and TLS connections and DTLS sessions that are open now.
     #[must_use]
     pub fn connections(&self) -> Connections {
         let sum = |open: fn(&Pulse) -> &AtomicU64| {
@@ -235,6 +241,8 @@ impl Workers {
             tcp: sum(|pulse| &pulse.tcp),
             tls: sum(|pulse| &pulse.tls),
             https: sum(|pulse| &pulse.https),
+            #[cfg(feature = "dtls")]
+            dtls: sum(|pulse| &pulse.dtls),
         }
     }
 
@@ -252,7 +260,7 @@ impl Workers {
     }
 
     /// Local addresses in use, as bound (for port 0 the one that the system chose): UDP, TCP and, with a certificate,
-    /// TLS, in the order of the settings.
+    /// TLS and DTLS, in the order of the settings.
     #[must_use]
     pub fn local_addresses(&self) -> &[SocketAddr] {
         &self.local_addresses
@@ -284,6 +292,19 @@ impl Listeners {
                 of_worker.push(socket);
             }
         }
+        let mut encrypted = Vec::new();
+        #[cfg(feature = "dtls")]
+        if settings.dtls_config.is_some() {
+            for address in &settings.dtls {
+                let (address, sockets) =
+                    listeners::udp(*address, workers, &SystemDatagrams::new())?;
+                encrypted.push(address);
+                for (of_worker, mut socket) in all.udp.iter_mut().zip(sockets) {
+                    socket.is_encrypted = true;
+                    of_worker.push(socket);
+                }
+            }
+        }
         let tls: &[SocketAddr] = match &settings.tls_config {
             Some(_) => &settings.tls,
             None => &[],
@@ -300,6 +321,7 @@ impl Listeners {
                 of_worker.push(socket);
             }
         }
+        all.addresses.append(&mut encrypted);
         Ok(all)
     }
 }
@@ -353,6 +375,9 @@ pub struct Connections {
     pub tls: u64,
     /// Encrypted, and with the HTTPS backend.
     pub https: u64,
+    /// DTLS sessions.
+    #[cfg(feature = "dtls")]
+    pub dtls: u64,
 }
 
 #[cfg(test)]

@@ -245,10 +245,12 @@ pub struct Counters {
     pub bindings: Single,
     /// Sockets for relayed addresses that could not be bound; counted by whoever does input and output.
     pub bind_failures: Family<BindFailure>,
-    /// Handshakes; counted by whoever does input and output.
+    /// TLS handshakes; counted by whoever does input and output.
     pub handshakes: Family<Handshake>,
     /// Connections for the HTTPS backend; counted by whoever does input and output.
     pub handovers: Family<Handover>,
+    /// DTLS handshakes, as [`Self::handshakes`].
+    pub dtls_handshakes: Family<Handshake>,
 }
 
 /// A counter without a label.

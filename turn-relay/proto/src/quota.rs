@@ -190,10 +190,11 @@ impl Account {
 
     /// Gives back bandwidth that was [reserved](Self::reserve) just now. Takes no lock.
     pub fn give_back(&self, way: Way, bytes: usize, bandwidth: u64) {
-        if bandwidth > 0 {
-            // less than the reservation of all of them cost, which was rounded up
-            let back = u64::try_from(bytes).unwrap_or(u64::MAX);
-            let back = back.saturating_mul(SECOND) / bandwidth;
+        let nanos = u64::try_from(bytes)
+            .unwrap_or(u64::MAX)
+            .saturating_mul(SECOND);
+        // never more than was taken for them, which was rounded up
+        if let Some(back) = nanos.checked_div(bandwidth) {
             self.rate(way).give_back(back);
         }
     }

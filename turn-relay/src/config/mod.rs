@@ -29,8 +29,8 @@ mod tests;
 pub use load::{Loaded, load};
 pub use shared::telemetry::{Log, LogFormat};
 
-/// Whether this program speaks DTLS.
-pub const DTLS: bool = false;
+/// Whether this program speaks DTLS: it was built with the feature `dtls`.
+pub const DTLS: bool = cfg!(feature = "dtls");
 
 /// A whole, valid configuration.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ pub struct Config {
     pub secrets: Vec<Secret<String>>,
     /// `listen`
     pub listen: Listen,
-    /// `tls`: there whenever `listen.tls` is not empty.
+    /// `tls`: there whenever `listen.tls` or `listen.dtls` is not empty.
     pub tls: Option<Tls>,
     /// `relay`
     pub relay: Relay,
@@ -142,7 +142,7 @@ pub struct Quotas {
     /// credentials from one /24 (IPv6: /48)
     pub unauthenticated_per_prefix: u32,
     /// `connections_per_prefix` (default 64, at least 1): TCP and TLS connections of one /24 (IPv6: /48)
-    /// that have not authenticated; of TLS handshakes four times as many may begin in a second
+    /// that have not authenticated, and DTLS sessions; of handshakes four times as many may begin in a second
     pub connections_per_prefix: usize,
     /// `https_connections` (default 2048, 1 to 1,000,000): connections that `listen.https_backend` has
     pub https_connections: usize,
@@ -161,7 +161,7 @@ pub struct Lifetime {
     pub max: Duration,
 }
 
-/// `timeouts:` of TCP and TLS connections.
+/// `timeouts:` of TCP and TLS connections and DTLS sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// `tls_handshake` (default 10 s, 1 s to 5 min): from accepting to the end of the handshake

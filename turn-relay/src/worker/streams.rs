@@ -4,7 +4,7 @@
 
 use std::{
     io::{self, IoSlice},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     ops::Range,
     os::fd::AsRawFd as _,
     sync::atomic::Ordering,
@@ -404,23 +404,32 @@ impl<D: Datagrams> Worker<D> {
         }
     }
 
+    /// Whether the prefix of `client` has not begun too many handshakes of late.
+    pub(super) fn may_shake_hands(&self, client: IpAddr) -> bool {
+        let connections = self.reloadable.connections_per_prefix;
+        let per_second = u32::try_from(connections.saturating_mul(HANDSHAKES)).unwrap_or(u32::MAX);
+        let may = self
+            .commons
+            .may_shake_hands(client, per_second, self.now.time);
+        if !may {
+            let hits = &self.counters.quota_hits;
+            hits.add(QuotaHit::HandshakesOfPrefix, 1);
+        }
+        may
+    }
+
     /// What was read of the connection was not in clear.
     fn begin_tls(&mut self, slot: u32, rest: &mut Range<usize>) -> Next {
+        let client = self.sender.connections.at(slot).map(|c| c.client.ip());
+        if !client.is_some_and(|client| self.may_shake_hands(client)) {
+            return Next::Close;
+        }
         let (Some(connection), Some(config)) =
             (self.sender.connections.at(slot), self.tls_config.as_ref())
         else {
             self.counters.handshakes.add(Handshake::Failed, 1);
             return Next::Close;
         };
-        let ip = connection.client.ip();
-        let connections = self.reloadable.connections_per_prefix;
-        let per_second = connections.saturating_mul(HANDSHAKES);
-        let per_second = u32::try_from(per_second).unwrap_or(u32::MAX);
-        if !self.commons.may_shake_hands(ip, per_second, self.now.time) {
-            let hits = &self.counters.quota_hits;
-            hits.add(QuotaHit::HandshakesOfPrefix, 1);
-            return Next::Close;
-        }
         let takes_http = connection.is_https && self.reloadable.https_backend.is_some();
         connection.stream.encrypt(config.load_full(), takes_http);
         self.pulse.tcp.fetch_sub(1, Ordering::Relaxed);
@@ -609,6 +618,10 @@ impl<D: Datagrams> Worker<D> {
         while let Some(link) = self.sender.broken.pop() {
             if let Some(slot) = self.sender.connections.slot(link) {
                 self.close(slot);
+            }
+            #[cfg(feature = "dtls")]
+            if let Some(slot) = self.sender.sessions.slot(link) {
+                self.end_session(slot, super::sessions::Farewell::None);
             }
         }
     }

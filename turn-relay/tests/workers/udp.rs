@@ -441,16 +441,16 @@ fn a_clients_packets_stay_on_its_thread() {
         }
         let after = [Direction::ClientToPeer, Direction::PeerToClient].map(counts);
         let threads = before.iter().zip(&after).map(|(before, after)| {
-            let changes = before
+            let differences = before
                 .iter()
                 .zip(after)
                 .map(|(before, after)| after - before);
-            let changed: Vec<_> = changes
+            let busy: Vec<_> = differences
                 .enumerate()
-                .filter(|(_, change)| *change > 0)
+                .filter(|(_, packets)| *packets > 0)
                 .collect();
-            let [(thread, PACKETS)] = changed[..] else {
-                panic!("{changed:?}");
+            let [(thread, PACKETS)] = busy[..] else {
+                panic!("{busy:?}");
             };
             thread
         });
