@@ -309,15 +309,18 @@ impl Listeners {
             Some(_) => &settings.tls,
             None => &[],
         };
-        // with port 0 the system chooses another port each time
-        let of_tls_alone = tls
-            .iter()
-            .filter(|address| address.port() == 0 || !settings.tcp.contains(address));
-        for address in settings.tcp.iter().chain(of_tls_alone) {
+        // with port 0 the system chooses one for each
+        let is_both = |address: &SocketAddr| address.port() != 0 && settings.tcp.contains(address);
+        let of_tcp = settings.tcp.iter().map(|address| {
+            let is_tls = address.port() != 0 && tls.contains(address);
+            (address, is_tls)
+        });
+        let of_tls = tls.iter().filter(|address| !is_both(address));
+        for (address, is_https) in of_tcp.chain(of_tls.map(|address| (address, true))) {
             let (bound, sockets) = listeners::tcp(*address, workers)?;
             all.addresses.push(bound);
             for (of_worker, mut socket) in all.tcp.iter_mut().zip(sockets) {
-                socket.is_https = tls.contains(address);
+                socket.is_https = is_https;
                 of_worker.push(socket);
             }
         }
