@@ -13,24 +13,32 @@ use turn_relay_proto::counters::{
 
 mod dependencies;
 mod examples;
+mod monitoring;
 mod opaque_push;
 mod snippets;
+mod words;
 
 /// The documents that users read.
-const DOCUMENTS: [&str; 14] = [
+const DOCUMENTS: [&str; 21] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "clients/typescript/README.md",
+    "docs/behind-nat.md",
     "docs/dependencies.md",
     "docs/doctor.md",
+    "docs/from-coturn.md",
+    "docs/from-sygnal.md",
+    "docs/install.md",
     "docs/monitoring.md",
     "docs/opaque-push.md",
     "docs/providers.md",
     "docs/run.md",
+    "docs/troubleshooting.md",
     "docs/turn-credentials.md",
+    "docs/upgrade-and-backup.md",
     "spec/opaque-push.md",
     "tests/interop/README.md",
 ];
@@ -152,25 +160,28 @@ fn every_label_of_the_relay_is_described_and_no_other() {
 }
 
 #[test]
-fn every_command_of_the_readme_exists() {
-    let readme = read("README.md");
+fn every_command_of_the_documents_exists() {
+    /// What the word is a user's or a group's name after.
+    const NAMES_A_USER: [&str; 3] = ["-u", "-g", "-o"];
     let mut seen = BTreeSet::new();
-    for line in code_blocks(&readme, "sh")
-        .iter()
-        .flat_map(|block| block.lines())
-    {
-        let line = line.strip_prefix("sudo -u nocturne ").unwrap_or(line);
-        let mut words = line
-            .split_whitespace()
-            .skip_while(|word| word.contains('='));
-        if words.next() == Some("nocturne") {
-            seen.extend(words.next().map(str::to_owned));
+    for document in DOCUMENTS {
+        for line in code_blocks(&read(document), "sh")
+            .iter()
+            .flat_map(|block| block.lines())
+        {
+            let words: Vec<_> = std::iter::once("").chain(line.split_whitespace()).collect();
+            let commands = words.windows(3).filter_map(|words| match words {
+                [before, "nocturne", command] if !NAMES_A_USER.contains(before) => Some(*command),
+                _ => None,
+            });
+            let is_option = |word: &&str| word.starts_with('-');
+            seen.extend(commands.filter(|word| !is_option(word)).map(str::to_owned));
         }
     }
-    for command in ["push", "turn", "check", "notify"] {
+    for command in ["push", "turn", "check", "notify", "init", "credentials"] {
         assert!(
             seen.contains(command),
-            "the README has no `nocturne {command}`"
+            "no document has `nocturne {command}`"
         );
     }
     for command in &seen {
@@ -215,7 +226,7 @@ fn read(path: impl AsRef<Path>) -> String {
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The fenced blocks of one language.
+/// The fenced blocks of one language, as far to the left as their fences.
 fn code_blocks(text: &str, language: &str) -> Vec<String> {
     let mut blocks = Vec::new();
     let mut lines = text.lines();
@@ -223,9 +234,11 @@ fn code_blocks(text: &str, language: &str) -> Vec<String> {
         let Some(found) = line.trim_start().strip_prefix("```") else {
             continue;
         };
+        let indentation = line.len() - line.trim_start().len();
         let block: Vec<_> = lines
             .by_ref()
             .take_while(|line| !line.trim_start().starts_with("```"))
+            .map(|line| line.get(indentation..).unwrap_or_default())
             .collect();
         if found == language {
             blocks.push(block.join("\n"));
