@@ -4,7 +4,7 @@ use std::{
     fs::{self, Permissions},
     io::{BufRead as _, BufReader},
     os::unix::{fs::PermissionsExt as _, net::UnixDatagram},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Output, Stdio},
     thread,
 };
@@ -70,15 +70,27 @@ start() {
 stop() {
     pid=$(cat FOLDER/nocturne.pid)
     kill "$pid"
-    # one that has ended and that nobody waited for has none
-    while readlink -q "/proc/$pid/exe" >/dev/null; do sleep 0.05; done
+    until_ended "$pid"
+}
+# A process that has ended has no program, even if nobody waits for it.
+until_ended() {
+    for process; do
+        while readlink -q "/proc/$process/exe" >/dev/null; do sleep 0.05; done
+    done
+}
+# It returns when nobody answers any more as before.
+reload_nginx() {
+    nginx=$(cat FOLDER/nginx.pid)
+    workers=$(cat "/proc/$nginx/task/$nginx/children")
+    nginx -e stderr -s reload
+    until_ended $workers
 }
 case $* in
     daemon-reload) ;;
     "enable --now nocturne") start ;;
     "restart nocturne") stop; start ;;
     "reload nocturne") kill -HUP "$(cat FOLDER/nocturne.pid)" ;;
-    "reload nginx") nginx -e stderr -s reload ;;
+    "reload nginx") reload_nginx ;;
     "reload nftables") nft -f /etc/nftables.conf ;;
     *) echo "systemctl: $*?" >&2; exit 1 ;;
 esac
@@ -172,7 +184,7 @@ impl Machine {
         fs::write(folder.join("privkey.pem"), &identity.key_pem).unwrap();
     }
 
-    /// A shell on it.
+    /// A shell on it, in its folder.
     fn shell(&self, script: &str, variables: &[(&str, &str)]) -> Command {
         let namespace =
             |kind: &str, name: &str| format!("--{kind}=/proc/{}/ns/{name}", self.holder.id());
@@ -187,7 +199,8 @@ impl Machine {
             .arg(namespace("mount", "mnt"))
             .arg(namespace("net", "net"))
             .arg(namespace("pid", "pid_for_children"))
-            .args(["--", "sh", "-ec", &format!("cd /\n{script}")])
+            .args(["--", "sh", "-ec"])
+            .arg(format!("cd {}\n{script}", self.folder().display()))
             .env_clear()
             .env("PATH", path)
             .env("LC_ALL", "C.UTF-8")
@@ -247,7 +260,7 @@ impl Machine {
         }
     }
 
-    pub(crate) fn log(&self, name: &str) -> String {
+    fn log(&self, name: &str) -> String {
         let bytes = fs::read(self.folder().join(format!("{name}.log"))).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
@@ -265,6 +278,6 @@ impl Drop for Machine {
     }
 }
 
-fn set_mode(path: &PathBuf, mode: u32) {
+fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }

@@ -35,7 +35,6 @@ mod network;
 #[expect(dead_code, reason = "init's own tests do more with it")]
 #[path = "../init/programs.rs"]
 mod programs;
-#[expect(dead_code, reason = "the relay's own tests do more with it")]
 #[path = "../turn/time.rs"]
 mod time;
 #[expect(dead_code, reason = "the relay's own tests do more with it")]
