@@ -19,6 +19,9 @@ const NFTABLES: &str = "/etc/nftables.conf";
 /// `base_url` is what has to be in it; the rest comes with step 7.
 pub(crate) const WELL_KNOWN: &str = "/etc/nginx/well-known-client.json";
 
+/// Of somebody else.
+pub(crate) const PUSH_SERVER: &str = "push.example.net";
+
 /// All of it, running.
 pub(crate) fn set_up(server: &Machine, zone: &Zone, authority: &Authority, synapse: &Path) {
     for name in ["example.org", "matrix.example.org"] {
@@ -71,22 +74,8 @@ table inet filter {
 "#;
 
 fn nginx(folder: &Path) -> String {
-    let folder = folder.display();
-    format!(
-        r#"user root;
-worker_processes 1;
-daemon off;
-pid {folder}/nginx.pid;
-error_log stderr;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    ssl_certificate {CERTIFICATES}/live/example.org/fullchain.pem;
+    let servers = format!(
+        "    ssl_certificate {CERTIFICATES}/live/example.org/fullchain.pem;
     ssl_certificate_key {CERTIFICATES}/live/example.org/privkey.pem;
 server {{
     listen 443 ssl;
@@ -109,9 +98,57 @@ server {{
         add_header Access-Control-Allow-Origin *;
     }}
 }}
-}}
-"#
+"
+    );
+    nginx_with(folder, &servers)
+}
+
+/// That writes nowhere but into the machine's folder.
+fn nginx_with(folder: &Path, servers: &str) -> String {
+    let folder = folder.display();
+    format!(
+        "user root;
+worker_processes 1;
+daemon off;
+pid {folder}/nginx.pid;
+error_log stderr;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+{servers}}}
+"
     )
+}
+
+/// A push server, as somebody's phone has one; it writes down what came.
+pub(crate) fn start_push_server(machine: &Machine, zone: &Zone, authority: &Authority) {
+    zone.add(PUSH_SERVER, machine.host.v4);
+    machine.issue(authority, PUSH_SERVER, &[PUSH_SERVER]);
+    machine.does(&format!("certbot certonly --nginx -d {PUSH_SERVER}"));
+    let folder = machine.folder();
+    let server = format!(
+        "    log_format pushes '$request_method $request_uri';
+server {{
+    listen 443 ssl;
+    ssl_certificate {CERTIFICATES}/live/{PUSH_SERVER}/fullchain.pem;
+    ssl_certificate_key {CERTIFICATES}/live/{PUSH_SERVER}/privkey.pem;
+    location = /health {{ return 200; }}
+    location / {{
+        access_log {}/pushes.log pushes;
+        return 201;
+    }}
+}}
+",
+        folder.display()
+    );
+    machine.writes(NGINX, &nginx_with(folder, &server));
+    machine.starts("nginx", "nginx -e stderr");
+    wait_until(machine, "nginx", &format!("https://{PUSH_SERVER}/health"));
 }
 
 /// Puts a block into the server block of matrix.example.org, and loads it as SETUP.md says.

@@ -260,7 +260,8 @@ impl Machine {
         }
     }
 
-    fn log(&self, name: &str) -> String {
+    /// What is in `NAME.log`.
+    pub(crate) fn log(&self, name: &str) -> String {
         let bytes = fs::read(self.folder().join(format!("{name}.log"))).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }

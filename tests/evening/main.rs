@@ -5,8 +5,8 @@
 //!                internet: routes everything, and has the name server
 //!         5.0.1.1 │            5.0.2.1 │            5.0.3.1 │
 //!                 │                    │                    │
-//!   server 5.0.1.2, firewall    caller 5.0.2.2       callee 5.0.3.2
-//!   nginx, Synapse, Nocturne    curl, doctor
+//!   server 5.0.1.2, firewall    caller 5.0.2.2       friend 5.0.3.2
+//!   nginx, Synapse, Nocturne    curl, doctor         a push server
 //! ```
 //!
 //! All of it is on machines of network, mount and process namespaces, which end with the test. nginx, Synapse,

@@ -8,7 +8,7 @@ use shared::environment::Environment;
 use stand_ins::Authority;
 
 use crate::{
-    before::{self, CERTIFICATES, WELL_KNOWN},
+    before::{self, CERTIFICATES, PUSH_SERVER, WELL_KNOWN},
     client::{Client, Credentials, Relayed},
     dns::Zone,
     folder::Setup,
@@ -33,7 +33,7 @@ struct Evening {
     authority: Authority,
     server: Machine,
     caller: Machine,
-    callee: Machine,
+    friend: Machine,
     zone: Zone,
 }
 
@@ -48,7 +48,7 @@ fn from_an_empty_folder_to_a_doctor_who_finds_nothing() {
     let setup = evening.paste_everything();
     let (alice, bob) = (
         register(&evening.caller, "alice"),
-        register(&evening.callee, "bob"),
+        register(&evening.friend, "bob"),
     );
 
     let step_8 = setup.block("8. Try it", "sh");
@@ -56,8 +56,9 @@ fn from_an_empty_folder_to_a_doctor_who_finds_nothing() {
     evening.assert_green_elsewhere(&alice);
     evening.assert_the_urls_of_step_8(&setup.blocks("8. Try it", "sh")[1]);
     evening.assert_calls_work(&alice, &bob);
+    evening.assert_pushes_work();
 
-    // so far nothing had to look a name up in its sandbox
+    // the gateway looked a name up in its sandbox; the relay has had no reason to so far
     let server = &evening.server;
     let homeserver = "s,http://127.0.0.1:8008,https://matrix.example.org,";
     server.does(&format!(
@@ -97,8 +98,7 @@ fn from_an_empty_folder_to_a_doctor_who_finds_nothing() {
 }
 
 /// With the file that docs/install.md has for it.
-const ELSEWHERE: &str =
-    "/usr/local/bin/nocturne doctor --elsewhere --config-dir here --server-name example.org";
+const ELSEWHERE: &str = "nocturne doctor --elsewhere --config-dir here --server-name example.org";
 
 impl Evening {
     /// Somebody's homeserver, as it is at 19:00; none, with a word about it, where that cannot be had.
@@ -116,14 +116,15 @@ impl Evening {
         let network = Network::new()?;
         let authority = Authority::new().unwrap();
         let zone = Zone::serve(&network);
-        let [server, caller, callee] =
+        let [server, caller, friend] =
             [1, 2, 3].map(|number| Machine::start(network.host(number), &authority));
         before::set_up(&server, &zone, &authority, &synapse);
+        before::start_push_server(&friend, &zone, &authority);
         Some(Self {
             authority,
             server,
             caller,
-            callee,
+            friend,
             zone,
         })
     }
@@ -235,32 +236,41 @@ impl Evening {
     /// relay.
     fn assert_calls_work(&self, alice: &str, bob: &str) {
         let (uris, of_alice) = credentials(&self.caller, alice);
-        let (_, of_bob) = credentials(&self.callee, bob);
+        let (_, of_bob) = credentials(&self.friend, bob);
         assert_eq!(uris, [TURNS, UDP, TCP]);
         for uri in &uris {
             for database in ["ahostsv4", "ahostsv6"] {
-                let mut caller = self.client(&self.caller, uri, database, &of_alice);
-                let mut callee = self.client(&self.callee, UDP, "ahostsv4", &of_bob);
-                let (here, there) = (caller.allocate(), callee.allocate());
+                let mut alices = self.client(&self.caller, uri, database, &of_alice);
+                let mut bobs = self.client(&self.friend, UDP, "ahostsv4", &of_bob);
+                let (here, there) = (alices.allocate(), bobs.allocate());
                 assert_eq!(here.ip(), self.server.host.v4);
-                assert_eq!(caller.bind(0x4000, there), None);
-                assert_eq!(callee.permit(here.ip()), None);
-                caller.send_on(0x4000, b"hello");
-                assert_eq!(callee.relayed(), Relayed::From(here, b"hello".to_vec()));
-                callee.send_to(here, b"who is it?");
+                assert_eq!(alices.bind(0x4000, there), None);
+                assert_eq!(bobs.permit(here.ip()), None);
+                alices.send_on(0x4000, b"hello");
+                assert_eq!(bobs.relayed(), Relayed::From(here, b"hello".to_vec()));
+                bobs.send_to(here, b"who is it?");
                 assert_eq!(
-                    caller.relayed(),
+                    alices.relayed(),
                     Relayed::On(0x4000, b"who is it?".to_vec())
                 );
 
                 // who speaks first, so that the firewall has to let it in
-                let peer = self.callee.host.peer();
-                assert_eq!(caller.permit(self.callee.host.v4), None);
+                let peer = self.friend.host.peer();
+                assert_eq!(alices.permit(self.friend.host.v4), None);
                 peer.send(here, b"it is me");
                 let expected = Relayed::From(peer.address(), b"it is me".to_vec());
-                assert_eq!(caller.relayed(), expected);
+                assert_eq!(alices.relayed(), expected);
             }
         }
+    }
+
+    /// A homeserver elsewhere has something for a phone whose push server is the friend's.
+    fn assert_pushes_work(&self) {
+        let pushkey = format!("https://{PUSH_SERVER}/up4LVdtH");
+        self.caller.does(&format!(
+            "nocturne notify --gateway https://matrix.example.org --app-id org.example.app --pushkey {pushkey}"
+        ));
+        assert_eq!(self.friend.log("pushes"), "POST /up4LVdtH\n");
     }
 
     fn client(&self, on: &Machine, uri: &str, database: &str, credentials: &Credentials) -> Client {
