@@ -124,11 +124,12 @@ pub(super) fn usual_files(
     Ok(found)
 }
 
+/// A file of which cannot be told whether it is there counts: reading it says why.
 fn in_folder(directory: &Path) -> Vec<PathBuf> {
     [PUSH, TURN]
         .iter()
         .map(|name| directory.join(name))
-        .filter(|path| path.exists())
+        .filter(|path| path.try_exists().unwrap_or(true))
         .collect()
 }
 
