@@ -53,6 +53,7 @@ fn from_an_empty_folder_to_a_doctor_who_finds_nothing() {
 
     let step_8 = setup.block("8. Try it", "sh");
     evening.assert_green_here(&step_8, &alice);
+    evening.assert_who_forgets_sudo_is_told();
     evening.assert_green_elsewhere(&alice);
     evening.assert_the_urls_of_step_8(&setup.blocks("8. Try it", "sh")[1]);
     evening.assert_calls_work(&alice, &bob);
@@ -178,6 +179,19 @@ impl Evening {
         let tries = self.every_way();
         good.extend(tries.iter().map(|uri| ["turn", uri.as_str(), through]));
         report.assert_green(&good, &[["ports", "from outside"], ["livekit", "LiveKit"]]);
+    }
+
+    fn assert_who_forgets_sudo_is_told(&self) {
+        let nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups";
+        let doctor = "nocturne doctor --config-dir /etc/nocturne";
+        let output = self.server.tries(&format!("{nobody} {doctor}"), &[]);
+        let said = String::from_utf8(output.stdout).unwrap();
+        for expected in [
+            "/etc/nocturne/turn-relay.yaml: cannot be read: Permission denied",
+            "sudo -u nocturne nocturne doctor",
+        ] {
+            assert!(said.contains(expected), "{said}");
+        }
     }
 
     /// A computer of the caller, as docs/install.md says.
