@@ -267,6 +267,8 @@ fn the_commands_of_the_last_step_are_this_programs() {
         .filter_map(|line| {
             let line = line.strip_prefix("sudo ")?;
             let line = line.strip_prefix("-u nocturne ").unwrap_or(line);
+            let kept = "--preserve-env=NOCTURNE_ACCESS_TOKEN ";
+            let line = line.strip_prefix(kept).unwrap_or(line);
             Some(line.strip_prefix("nocturne ")?.to_owned())
         })
         .collect();

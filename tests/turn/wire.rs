@@ -66,8 +66,17 @@ pub(crate) fn tls(relay: SocketAddr, config: &Arc<ClientConfig>) -> Wire {
 }
 
 /// As [`tls`], on a connection that there is; the handshake is over when this returns.
-pub(crate) fn try_tls(mut stream: TcpStream, config: &Arc<ClientConfig>) -> io::Result<Wire> {
-    let name = ServerName::try_from("localhost").unwrap();
+pub(crate) fn try_tls(stream: TcpStream, config: &Arc<ClientConfig>) -> io::Result<Wire> {
+    try_tls_to("localhost", stream, config)
+}
+
+/// As [`try_tls`], to a server of another name.
+pub(crate) fn try_tls_to(
+    name: &str,
+    mut stream: TcpStream,
+    config: &Arc<ClientConfig>,
+) -> io::Result<Wire> {
+    let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut connection = ClientConnection::new(config.clone(), name).unwrap();
     while connection.is_handshaking() {
         connection.complete_io(&mut stream)?;

@@ -15,6 +15,9 @@ const TOPIC: Topic = Topic::Configuration;
 const BAD: &str = "the service does not start with this file";
 const FAILING: &str = "the service starts, but without what this is for";
 const MEND: &str = "mend the file, and try again; `nocturne check` says the same faster";
+/// Only the services' user may read what init writes.
+const OPEN: &str = "run doctor as the user of the services: `sudo -u nocturne nocturne doctor …`; if you did, let it read \
+                    the file";
 
 /// What reading one file gave, as its service tells it.
 struct Told {
@@ -56,8 +59,10 @@ pub(super) fn read_turn(context: &mut Context, path: PathBuf) {
     };
     let mut good = None;
     if let Some(config) = &context.turn {
-        // What this machine has says nothing of another one.
+        // What this machine has says nothing of another one, nor what a relay would do here with the few keys that
+        // doctor needs of it.
         if context.elsewhere {
+            told.warnings.clear();
             good = Some(format!("can be read; realm {}", config.realm));
         } else {
             match addresses::find(&config.relay) {
@@ -88,7 +93,11 @@ fn findings(told: Told, good: Option<String>) -> Vec<Finding> {
         .iter()
         .map(|text| (text, BAD))
         .chain(failing.iter().map(|text| (text, FAILING)))
-        .map(|(text, why)| Finding::failure(TOPIC, &subject, without_path(text, &path), why, MEND))
+        .map(|(text, why)| {
+            let is_closed = text.contains("Permission denied");
+            let remedy = if is_closed { OPEN } else { MEND };
+            Finding::failure(TOPIC, &subject, without_path(text, &path), why, remedy)
+        })
         .collect();
     let good = good.filter(|_| errors.is_empty());
     let warnings = warnings.iter().map(|text| {

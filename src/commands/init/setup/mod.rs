@@ -237,10 +237,10 @@ fn last_step(facts: &Facts<'_>) -> String {
 On this machine:
 
 ```sh
-sudo -u nocturne nocturne doctor --config-dir {folder} --homeserver {public} --server-name {server_name}
+sudo -u nocturne --preserve-env=NOCTURNE_ACCESS_TOKEN nocturne doctor --config-dir {folder} --homeserver {public} --server-name {server_name}
 ```
 
-It tries everything above for real (DNS, ports, the certificate, a packet through the relay over each URI, the homeserver, the well-known, the push providers), and says for each failure what to do. With the access token of some user in the environment variable `NOCTURNE_ACCESS_TOKEN` it also looks at what that user's client is told, and with `--livekit FILE` at LiveKit's configuration. It cannot see a firewall in front of this machine. So, from anywhere else:
+It tries everything above for real (DNS, ports, the certificate, a packet through the relay over each URI, the homeserver, the well-known, the push providers), and says for each failure what to do. With the access token of some user in the environment variable `NOCTURNE_ACCESS_TOKEN` it also looks at what that user's client is told, which matters most (`read -rs NOCTURNE_ACCESS_TOKEN; export NOCTURNE_ACCESS_TOKEN`, and paste it), and with `--livekit FILE` at LiveKit's configuration. It cannot see the firewall, and with `--elsewhere` on another computer it does (`docs/install.md` of Nocturne's sources, step 4). So, from anywhere else:
 
 ```sh
 curl https://{host}/_matrix/push/v1/notify
