@@ -1,6 +1,7 @@
 //! One module per command: arguments in, exit code out.
 
 use std::{
+    ffi::CStr,
     future::Future,
     io,
     path::{Path, PathBuf},
@@ -63,6 +64,14 @@ fn answer_to_supervisor(is_supervised: bool) -> Result<(), String> {
     supervised::begin().map_err(|error| {
         format!("standard input is no line to a supervisor (--supervised is for `nocturne run`): {error}")
     })
+}
+
+/// Names this process as `ps` and `top` show it: started as [`program`], it would be `exe`.
+fn name_process(name: &CStr) {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::set_name(name);
+    #[cfg(not(target_os = "linux"))]
+    let _ = name;
 }
 
 /// This very program, also when another version has taken its place in the meantime.

@@ -15,7 +15,7 @@ use shared::{clock::Clock, environment::Environment, lifecycle, random::Random, 
 use tracing::{error, info, warn};
 
 use super::{
-    answer_to_supervisor, block_on, failed, refused,
+    answer_to_supervisor, block_on, failed, name_process, refused,
     sandboxed::{self, Needs, Privileges},
 };
 
@@ -45,6 +45,9 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode {
+    if arguments.supervised {
+        name_process(c"nocturne-push");
+    }
     let Some(path) = arguments
         .config
         .clone()

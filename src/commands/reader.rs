@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, ValueEnum};
 use shared::environment::Environment;
 
-use super::sandboxed;
+use super::{name_process, sandboxed};
 
 /// Read files for a service that is sandboxed; services start it.
 #[derive(Debug, Args)]
@@ -26,6 +26,7 @@ enum Service {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode {
+    name_process(c"nocturne-reader");
     let path = &arguments.config;
     sandboxed::read_for(path, environment, |clock| match arguments.service {
         Service::Push => drop(push_gateway::config::load(path, environment, clock.wall())),

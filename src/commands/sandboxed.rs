@@ -1,7 +1,7 @@
 //! How `nocturne push` and `nocturne turn` give up what they do not need, and the process that reads files
 //! for them from then on.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 use shared::environment::Environment;
@@ -56,6 +56,7 @@ mod linux {
             fd::{AsFd as _, OwnedFd},
             unix::{net::UnixStream, process::CommandExt as _},
         },
+        path::PathBuf,
         process::{Command, ExitCode, Stdio},
         time::Duration,
     };
@@ -65,7 +66,7 @@ mod linux {
     use tokio::signal::unix::{SignalKind, signal};
     use tracing::{error, warn};
 
-    use super::{Environment, Needs, Path, PathBuf, Privileges};
+    use super::{Environment, Needs, Path, Privileges};
     use crate::commands::{block_on_one_thread, failed, program};
 
     /// Whom root becomes without being told.

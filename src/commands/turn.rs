@@ -15,7 +15,7 @@ use turn_relay::{
 };
 
 use super::{
-    answer_to_supervisor, block_on_one_thread, failed, refused,
+    answer_to_supervisor, block_on_one_thread, failed, name_process, refused,
     sandboxed::{self, Needs, Privileges},
 };
 
@@ -43,6 +43,9 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode {
+    if arguments.supervised {
+        name_process(c"nocturne-turn");
+    }
     let Some(path) = arguments.config.clone().or_else(default_path) else {
         return failed(&format!(
             "no configuration: name one with --config FILE; there is no {} either (config/turn-relay.yaml is a \
@@ -77,7 +80,12 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
             .map(SocketAddr::port)
             .chain(config.relay.ports.clone())
             .collect(),
-        udp_ports: listen.udp.iter().map(SocketAddr::port).collect(),
+        udp_ports: listen
+            .udp
+            .iter()
+            .chain(&listen.dtls)
+            .map(SocketAddr::port)
+            .collect(),
     };
     let closing = match sandboxed::enter(&arguments.privileges, &needs) {
         Ok(closing) => closing,

@@ -38,7 +38,7 @@ fn nothing_listens() {
         "ports",
         "HTTP",
         "does not answer",
-        "systemctl start nocturne-turn",
+        "systemctl start nocturne",
     );
 }
 
@@ -74,12 +74,7 @@ fn the_relay_has_another_secret() {
     let mut installation = told_of(&[UDP]).started();
     installation.change(&json!({"secrets": ["another secret than the relay was started with"]}));
     let report = installation.examine(&[]);
-    report.assert_fails(
-        "turn",
-        "transport=udp",
-        "401",
-        "systemctl reload nocturne-turn",
-    );
+    report.assert_fails("turn", "transport=udp", "401", "systemctl reload nocturne");
     // who answers needs no secret
     report.assert_says("ports", "UDP 127.0.0.1", "good", "the relay answers");
 }
@@ -141,6 +136,6 @@ fn a_push_gateway_that_does_not_run_is_a_failure() {
         "ports",
         "HTTP",
         "the push gateway does not answer",
-        "nocturne-push",
+        "systemctl start nocturne",
     );
 }

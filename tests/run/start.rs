@@ -111,13 +111,15 @@ fn neither_service_gets_the_settings_of_the_other() {
 }
 
 #[test]
-fn the_services_do_not_see_each_others_files_by_accident_either() {
+fn a_service_knows_its_own_configuration_alone_and_has_its_name() {
     let run = Setup::new().start();
     for (service, other) in [("push", TURN), ("turn", PUSH)] {
         let pid = run.ready(service).unwrap();
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
         let line = String::from_utf8(line).unwrap();
         assert!(!line.contains(other), "{line}");
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+        assert_eq!(name, format!("nocturne-{service}\n"));
         let open: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
             .unwrap()
             .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())

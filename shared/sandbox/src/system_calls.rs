@@ -153,7 +153,7 @@ const DEADLY: [c_long; 47] = [
 ];
 
 /// The runtime, the C libraries of GNU and musl, the resolver, files that are open or public.
-const ALLOWED: [c_long; 91] = [
+const ALLOWED: [c_long; 94] = [
     libc::SYS_brk,
     libc::SYS_capget,
     libc::SYS_clock_getres,
@@ -228,6 +228,8 @@ const ALLOWED: [c_long; 91] = [
     libc::SYS_rt_sigsuspend,
     libc::SYS_rt_sigtimedwait,
     libc::SYS_sched_getaffinity,
+    libc::SYS_sched_getparam,
+    libc::SYS_sched_getscheduler,
     libc::SYS_sched_yield,
     libc::SYS_sendmsg,
     libc::SYS_sendto,
@@ -239,6 +241,7 @@ const ALLOWED: [c_long; 91] = [
     libc::SYS_statx,
     libc::SYS_sysinfo,
     libc::SYS_tgkill,
+    libc::SYS_tkill,
     libc::SYS_timerfd_create,
     libc::SYS_timerfd_gettime,
     libc::SYS_timerfd_settime,

@@ -346,7 +346,7 @@ fn other_than_the_file(
             host,
             format!("another certificate is served than the one in {}", tls.certificate.display()),
             "a renewal has no effect, until the old certificate expires",
-            "wait some seconds and try again; then reload the relay (`systemctl reload nocturne-turn`) and look into \
+            "wait some seconds and try again; then reload the relay (`systemctl reload nocturne`) and look into \
              its log. If a proxy in front of it ends TLS, the proxy's certificate counts",
         )
     })

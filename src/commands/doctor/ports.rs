@@ -66,7 +66,7 @@ pub(super) async fn examine(context: &Context) -> Vec<Finding> {
             let listeners = listeners(&config.listen, &own);
             tries.extend(listeners.into_iter().map(|listener| {
                 let what = "push gateway";
-                served(context, listener, what, "nocturne-push").boxed()
+                served(context, listener, what).boxed()
             }));
         }
     }
@@ -101,7 +101,7 @@ fn relay<'a>(
         tries.push(tcp(context, config, listener).boxed());
     }
     for listener in listeners(&config.http_listen, own) {
-        tries.push(served(context, listener, "relay", "nocturne-turn").boxed());
+        tries.push(served(context, listener, "relay").boxed());
     }
     tries
 }
@@ -195,22 +195,21 @@ fn silent(
         what,
         LOST,
         format!(
-            "start the relay (`systemctl start nocturne-turn`), or restart it if `listen` in {} was changed since; \
-             `journalctl -u nocturne-turn` says why it does not start. If it runs on another machine, run doctor there",
+            "start the relay (`systemctl start nocturne`), or restart it if `listen` in {} was changed since; \
+             `journalctl -u nocturne` says why it does not start. If it runs on another machine, run doctor there",
             config.path.display()
         ),
     )
 }
 
 /// `/health` and `/ready` of a service.
-async fn served(context: &Context, listener: SocketAddr, what: &str, unit: &str) -> Finding {
+async fn served(context: &Context, listener: SocketAddr, what: &str) -> Finding {
     let subject = format!("HTTP {listener}");
-    let start = format!(
-        "start it (`systemctl start {unit}`), or see what else has the port (`ss -lntp`); `journalctl -u {unit}` says \
-         why it does not start. If it runs on another machine, run doctor there"
-    );
-    let why = match unit {
-        "nocturne-turn" => "nobody gets credentials here, and nobody can see how the relay does",
+    let start =
+        "start it (`systemctl start nocturne`), or see what else has the port (`ss -lntp`); `journalctl -u nocturne` says \
+         why it does not start. If it runs on another machine, run doctor there".to_owned();
+    let why = match what {
+        "relay" => "nobody gets credentials here, and nobody can see how the relay does",
         _ => "the homeserver cannot hand over notifications",
     };
     for path in ["/health", "/ready"] {
@@ -241,7 +240,7 @@ async fn served(context: &Context, listener: SocketAddr, what: &str, unit: &str)
                     subject,
                     format!("the {what} says at {path} that it does not work: {reasons}"),
                     why,
-                    format!("mend what it names; `journalctl -u {unit}` says more"),
+                    "mend what it names; `journalctl -u nocturne` says more".to_owned(),
                 );
             }
             status => {

@@ -250,7 +250,7 @@ impl Service {
                 process.heard(self.patience.silence, now);
             }
             // Perhaps somebody stopped this process alone: it has its time, too.
-            "STOPPING=1" | EXTENDED => {
+            word if word == "STOPPING=1" || word.starts_with(MORE_TIME) => {
                 process.is_stopping = true;
                 process.heard(STOPPING, now);
             }
@@ -359,8 +359,9 @@ impl Service {
     }
 }
 
-/// [`lifecycle`](shared::lifecycle) asks for [`STOPPING`] each time.
-const EXTENDED: &str = "EXTEND_TIMEOUT_USEC=30000000";
+/// What a child says that is stopping and not done yet. How much more it asks for is not looked at: it gets
+/// [`STOPPING`], which is what it asks for.
+pub(super) const MORE_TIME: &str = "EXTEND_TIMEOUT_USEC=";
 
 impl Process {
     fn signal(&self, signal: Signal) {

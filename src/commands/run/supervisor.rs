@@ -14,7 +14,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::service::{End, Service, State, Verdict};
+use super::service::{End, MORE_TIME, Service, State, Verdict};
 
 /// Stopped, but not as it should.
 const UNCLEAN: u8 = 3;
@@ -133,7 +133,7 @@ impl Supervisor {
         };
         service.hear(word, now);
         if self.stopping.is_some() {
-            if word.starts_with("EXTEND_TIMEOUT_USEC=") {
+            if word.starts_with(MORE_TIME) {
                 let more = u32::try_from(STOPPING.as_micros()).unwrap_or(u32::MAX);
                 lifecycle::notify(&[NotifyState::ExtendTimeoutUsec(more)]);
             }

@@ -317,7 +317,7 @@ pub(super) fn peers(section: &Section<'_>) -> Peers {
     peers
 }
 
-/// What is allowed wins over everything, so that a list that is too wide makes an open door of the relay.
+/// What is allowed wins over all but denied ports, so that a list that is too wide makes an open door of the relay.
 fn check_allow(value: &Value<'_>, allow: &[IpNet]) {
     let in_full = ALL.iter().all(|all| allow.contains(all));
     if covered(allow) && !in_full {

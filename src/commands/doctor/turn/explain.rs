@@ -23,7 +23,7 @@ pub(super) fn explain(
     let port = server.port();
     let way = format!("{protocol} port {port} of {}", server.ip());
     let open = format!(
-        "see that the relay runs (`systemctl status nocturne-turn`) and that `listen` in {path} has port {port} for \
+        "see that the relay runs (`systemctl status nocturne`) and that `listen` in {path} has port {port} for \
          this; then let {protocol} port {port} in, in the firewall of the machine, of the provider, and in the \
          router's forwarding"
     );
@@ -99,7 +99,7 @@ fn refused(
                     .to_owned(),
                 format!(
                     "the relay there has another secret than the first one in {path}: reload it \
-                     (`systemctl reload nocturne-turn`), and give relays on other machines the same `secrets`; else \
+                     (`systemctl reload nocturne`), and give relays on other machines the same `secrets`; else \
                      its clock is far ahead, so that credentials look expired"
                 ),
             )
@@ -211,7 +211,7 @@ mod tests {
                 Step::Allocate,
                 401,
                 "is refused with 401",
-                "systemctl reload nocturne-turn",
+                "systemctl reload nocturne",
             ),
             (
                 Step::Permit,
