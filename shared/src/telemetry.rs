@@ -156,7 +156,7 @@ pub fn record(level: &str) -> Result<Record, String> {
 fn filter(level: &str) -> Result<EnvFilter, String> {
     // The libraries below write peers' addresses and hosts at their lower levels; identifiers of a
     // stranger must not come in that way.
-    EnvFilter::try_new(format!("{level},hyper=warn,hyper_util=warn,h2=warn,rustls=warn,axum=warn,tower=warn,want=warn,mio=warn"))
+    EnvFilter::try_new(format!("{level},hyper=warn,hyper_util=warn,h2=warn,rustls=warn,axum=warn,tower=warn,want=warn,mio=warn,dimpl=error"))
         .map_err(|error| format!("the log level `{level}` cannot be used: {error}"))
 }
 

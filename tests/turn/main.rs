@@ -13,6 +13,7 @@
 //! | [`reload`], [`stop`] | signals, and systemd |
 //! | [`streams`], [`connections`] | clients over TCP and TLS, and those who only look like clients |
 //! | [`certificates`] | renewals |
+//! | `dtls` | clients over DTLS, with the feature of that name |
 //! | [`proxy_protocol`], [`tcp_allocations`] | what is off unless the operator wants it |
 //! | [`eyes`] | health, metrics, logs |
 //! | `namespaces` | hosts, routers and NATs around the relay, on Linux as root |
@@ -25,6 +26,8 @@ mod certificates;
 mod client;
 mod command;
 mod connections;
+#[cfg(feature = "dtls")]
+mod dtls;
 mod eyes;
 #[cfg(target_os = "linux")]
 mod namespaces;

@@ -15,6 +15,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "dtls")]
+use crate::io::dtls;
 use arc_swap::ArcSwap;
 use rustls::{
     ServerConfig,
@@ -51,6 +53,8 @@ const RESUMABLE_SESSIONS: usize = 1024;
 /// A certificate with its chain and its key, which fit together.
 pub struct Identity {
     certified: CertifiedKey,
+    #[cfg(feature = "dtls")]
+    dtls: Option<Arc<dtls::ServerConfig>>,
     not_before: i64,
     not_after: i64,
     ends: String,
@@ -104,7 +108,10 @@ impl Identity {
         let ends = validity.not_after.to_string();
         let names = names(&parsed);
 
-        let certified = CertifiedKey::from_der(chain, private_key(key)?, &crypto_provider());
+        let key = private_key(key)?;
+        #[cfg(feature = "dtls")]
+        let dtls = dtls::ServerConfig::new(leaf, key.secret_der()).map(Arc::new);
+        let certified = CertifiedKey::from_der(chain, key, &crypto_provider());
         let certified = certified.map_err(|error| {
             if matches!(error, rustls::Error::InconsistentKeys(_)) {
                 Unusable::Key(
@@ -122,6 +129,8 @@ impl Identity {
         })?;
         Ok(Self {
             certified,
+            #[cfg(feature = "dtls")]
+            dtls,
             not_before,
             not_after,
             ends,
@@ -229,6 +238,25 @@ impl Identity {
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
         Ok(Arc::new(config))
     }
+
+    /// What DTLS sessions need.
+    ///
+    /// # Errors
+    ///
+    /// A text, when the key is none for DTLS.
+    #[cfg(feature = "dtls")]
+    pub fn dtls_config(&self) -> Result<Arc<dtls::ServerConfig>, &'static str> {
+        self.dtls.clone().ok_or(
+            "`listen.dtls` takes an ECDSA key on P-256 or P-384, and this is another one (get a certificate for such a \
+             key, with certbot by --key-type ecdsa --elliptic-curve secp256r1; or remove `listen.dtls`)",
+        )
+    }
+
+    /// Whether there are certificates above it.
+    #[must_use]
+    pub fn has_chain(&self) -> bool {
+        self.certified.cert.len() > 1
+    }
 }
 
 impl fmt::Debug for Identity {
@@ -311,6 +339,9 @@ fn for_protocols<'a>(
 #[derive(Debug)]
 pub struct Certificates {
     current: Arc<ArcSwap<ServerConfig>>,
+    /// There if anything listens for DTLS
+    #[cfg(feature = "dtls")]
+    dtls: Option<Arc<ArcSwap<dtls::ServerConfig>>>,
     /// Seconds since 1970
     not_after: AtomicI64,
     watched: Mutex<Watched>,
@@ -349,9 +380,34 @@ impl Certificates {
     pub fn new(identity: Arc<Identity>, certificate: &Path, key: &Path) -> Result<Self, String> {
         Ok(Self {
             current: Arc::new(ArcSwap::new(identity.server_config()?)),
+            #[cfg(feature = "dtls")]
+            dtls: None,
             not_after: AtomicI64::new(identity.not_after()),
             watched: Mutex::new(Watched::new(identity, certificate, key)),
         })
+    }
+
+    /// Has certificates be fit for DTLS from now on, the present one among them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Identity::dtls_config`].
+    #[cfg(feature = "dtls")]
+    pub fn with_dtls(mut self) -> Result<Self, String> {
+        let watched = self
+            .watched
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        let config = watched.in_use.dtls_config()?;
+        self.dtls = Some(Arc::new(ArcSwap::new(config)));
+        Ok(self)
+    }
+
+    /// What a new DTLS session is served with, now and after each change; `None` without [`Self::with_dtls`].
+    #[cfg(feature = "dtls")]
+    #[must_use]
+    pub fn current_dtls(&self) -> Option<Arc<ArcSwap<dtls::ServerConfig>>> {
+        self.dtls.clone()
     }
 
     /// What a new connection is served with, now and after each change.
@@ -386,7 +442,12 @@ impl Certificates {
     }
 
     fn serve(&self, identity: &Identity) -> Result<(), String> {
-        self.current.store(identity.server_config()?);
+        let config = identity.server_config()?;
+        #[cfg(feature = "dtls")]
+        if let Some(dtls) = &self.dtls {
+            dtls.store(identity.dtls_config()?);
+        }
+        self.current.store(config);
         self.not_after
             .store(identity.not_after(), Ordering::Relaxed);
         Ok(())

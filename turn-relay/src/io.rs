@@ -6,6 +6,8 @@
 pub mod connections;
 pub mod datagrams;
 pub mod deadlines;
+#[cfg(feature = "dtls")]
+pub mod dtls;
 pub mod listeners;
 pub mod locals;
 pub mod mailbox;

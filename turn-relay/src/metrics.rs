@@ -231,6 +231,14 @@ impl Encoder<'_, '_> {
             |counters| &counters.handshakes,
             |result| ByResult { result },
         )?;
+        #[cfg(feature = "dtls")]
+        self.family(
+            "nocturne_turn_dtls_handshakes",
+            "DTLS handshakes by how they ended",
+            of_threads,
+            |counters| &counters.dtls_handshakes,
+            |result| ByResult { result },
+        )?;
         let bindings = sum(of_threads, |counters| Single::get(&counters.bindings));
         let bindings = ConstCounter::new(bindings);
         let metric = self.0.encode_descriptor(
@@ -290,8 +298,13 @@ impl Encoder<'_, '_> {
             None,
             MetricType::Gauge,
         )?;
-        let Connections { tcp, tls } = connections;
-        for (transport, number) in [("tcp", tcp), ("tls", tls)] {
+        let all = [
+            ("tcp", connections.tcp),
+            ("tls", connections.tls),
+            #[cfg(feature = "dtls")]
+            ("dtls", connections.dtls),
+        ];
+        for (transport, number) in all {
             let labels = ByTransport { transport };
             ConstGauge::new(number.cast_signed()).encode(metric.encode_family(&labels)?)?;
         }
@@ -346,7 +359,12 @@ mod tests {
 
     impl Collector for Fixed {
         fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-            let connections = Connections { tcp: 3, tls: 4 };
+            let connections = Connections {
+                tcp: 3,
+                tls: 4,
+                #[cfg(feature = "dtls")]
+                dtls: 5,
+            };
             Encoder(&mut encoder).all(&self.0, connections, Some(1_800_000_000), true)
         }
     }
@@ -370,6 +388,7 @@ mod tests {
         one.denials.add(Denial::ChannelBind, 7);
         one.quota_hits.add(QuotaHit::UserAllocations, 8);
         one.handshakes.add(Handshake::TimedOut, 9);
+        one.dtls_handshakes.add(Handshake::Failed, 11);
         one.bindings.add(10);
         other.bindings.add(1);
         one.allocations_made.add(AllocationKind::TlsDual, 5);
@@ -389,6 +408,10 @@ mod tests {
             "nocturne_turn_allocations_made_total{transport=\"tls\",family=\"dual\"} 5",
             "nocturne_turn_connections{transport=\"tcp\"} 3",
             "nocturne_turn_connections{transport=\"tls\"} 4",
+            #[cfg(feature = "dtls")]
+            "nocturne_turn_connections{transport=\"dtls\"} 5",
+            #[cfg(feature = "dtls")]
+            "nocturne_turn_dtls_handshakes_total{result=\"failed\"} 11",
             "nocturne_turn_certificate_expiry 1800000000",
             "nocturne_turn_unsafe_identifiers 1",
         ] {

@@ -90,11 +90,17 @@ impl Relay {
         }
         check_open_files(&config, open_files::raise());
         let certificates = match &config.tls {
-            Some(tls) => Some(Arc::new(Certificates::new(
-                Arc::clone(&tls.identity),
-                &tls.certificate,
-                &tls.key,
-            )?)),
+            Some(tls) => {
+                let identity = Arc::clone(&tls.identity);
+                let certificates = Certificates::new(identity, &tls.certificate, &tls.key)?;
+                #[cfg(feature = "dtls")]
+                let certificates = if config.listen.dtls.is_empty() {
+                    certificates
+                } else {
+                    certificates.with_dtls()?
+                };
+                Some(Arc::new(certificates))
+            }
             None => None,
         };
         let workers = Workers::start(
@@ -463,6 +469,8 @@ fn settings(config: &Config, certificates: Option<&Certificates>, has_ipv6: bool
         dtls: usable(&listen.dtls),
         relay_ports: config.relay.ports.clone(),
         tls_config: certificates.map(Certificates::current),
+        #[cfg(feature = "dtls")]
+        dtls_config: certificates.and_then(Certificates::current_dtls),
     }
 }
 

@@ -7,6 +7,8 @@ mod moderation;
 mod packets;
 mod peers;
 mod sender;
+#[cfg(feature = "dtls")]
+mod sessions;
 mod streams;
 
 use std::{
@@ -25,6 +27,8 @@ use arc_swap::ArcSwap;
 use mio::{Events, Interest, Poll, event::Event, unix::SourceFd};
 use shared::clock::Clock;
 use tracing::error;
+#[cfg(feature = "dtls")]
+use turn_relay_proto::Transport;
 use turn_relay_proto::{
     Commons, Effect, Effects, Link, Now, RelayId, Server, Time,
     address::ConnectionId,
@@ -86,6 +90,8 @@ pub(crate) struct Common {
     pub(crate) peers: Arc<PeerRegistry>,
     pub(crate) reloadable: Arc<Reloadable>,
     pub(crate) tls_config: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+    #[cfg(feature = "dtls")]
+    pub(crate) dtls_config: Option<Arc<ArcSwap<crate::io::dtls::ServerConfig>>>,
     pub(crate) clock: Clock,
     /// The moment that all threads' time counts from.
     pub(crate) origin: Instant,
@@ -120,6 +126,9 @@ pub(crate) struct Pulse {
     pub(crate) tcp: AtomicU64,
     /// Connections with TLS.
     pub(crate) tls: AtomicU64,
+    /// DTLS sessions.
+    #[cfg(feature = "dtls")]
+    pub(crate) dtls: AtomicU64,
 }
 
 /// What has to happen at a certain time.
@@ -127,6 +136,9 @@ pub(crate) struct Pulse {
 enum Alarm {
     /// A client's connection may have had its time.
     Client(Link),
+    /// A client's DTLS session may have had its time, or has something to send again.
+    #[cfg(feature = "dtls")]
+    Session(Link),
     /// An attempt to connect to a peer, by its place and name, may have had its time.
     Connect(u32, u32),
     /// The source of that token may be served again.
@@ -158,6 +170,10 @@ pub(crate) struct Worker<D> {
     peer_registry: Arc<PeerRegistry>,
     strangers: Arc<Strangers>,
     tls_config: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+    #[cfg(feature = "dtls")]
+    dtls_config: Option<Arc<ArcSwap<crate::io::dtls::ServerConfig>>>,
+    #[cfg(feature = "dtls")]
+    cookies: crate::io::dtls::hello::Cookies,
     deadlines: Deadlines<Alarm>,
     /// What was taken out of the mailbox.
     letters: Vec<u8>,
@@ -193,6 +209,8 @@ impl<D: Datagrams> Worker<D> {
         }
         let common = setup.common;
         Ok(Self {
+            #[cfg(feature = "dtls")]
+            cookies: crate::io::dtls::hello::Cookies::new(&common.random),
             ready: Ready::default(),
             server: Server::new(
                 Arc::clone(&common.reloadable.core),
@@ -210,6 +228,10 @@ impl<D: Datagrams> Worker<D> {
                 locals: Locals::new(common.locals),
                 relays: Relays::default(),
                 connections: Connections::new(setup.worker),
+                #[cfg(feature = "dtls")]
+                sessions: crate::io::dtls::sessions::Sessions::new(setup.worker),
+                #[cfg(feature = "dtls")]
+                records: Vec::new(),
                 broken: Vec::new(),
                 tcp_buffer: common.reloadable.tcp_buffer,
                 colleagues: common.colleagues,
@@ -221,6 +243,8 @@ impl<D: Datagrams> Worker<D> {
             peer_registry: common.peers,
             strangers: common.strangers,
             tls_config: common.tls_config,
+            #[cfg(feature = "dtls")]
+            dtls_config: common.dtls_config,
             deadlines: Deadlines::default(),
             letters: Vec::new(),
             reloadable: common.reloadable,
@@ -366,6 +390,8 @@ impl<D: Datagrams> Worker<D> {
                     self.server.close(&mut self.effects);
                     self.carry_out();
                     self.sender.flush(&self.arena);
+                    #[cfg(feature = "dtls")]
+                    self.end_all_sessions();
                     self.stopped = true;
                     return;
                 }
@@ -396,6 +422,8 @@ impl<D: Datagrams> Worker<D> {
         while let Some(alarm) = self.deadlines.pop(now) {
             match alarm {
                 Alarm::Client(link) => self.client_deadline(link),
+                #[cfg(feature = "dtls")]
+                Alarm::Session(link) => self.session_alarm(link),
                 Alarm::Connect(slot, connection) => self.connect_deadline(slot, connection),
                 Alarm::Retry(token) => self.retry(token),
             }
@@ -447,6 +475,14 @@ impl<D: Datagrams> Worker<D> {
                 };
                 let destination = Destination::Relay(relay.slot, relay.family, envelope);
                 self.sender.send(destination, data, scratch, &self.arena);
+            }
+            #[cfg(feature = "dtls")]
+            Effect::Authenticated { client } if client.transport == Transport::Dtls => {
+                self.session_is_no_stranger(*client);
+            }
+            #[cfg(feature = "dtls")]
+            Effect::AllocationEnded { client } if client.transport == Transport::Dtls => {
+                self.session_is_idle(*client);
             }
             Effect::Authenticated { client } => self.is_no_stranger(*client),
             Effect::AllocationEnded { client } => self.is_idle(*client),

@@ -53,6 +53,9 @@ pub struct Settings {
     pub relay_ports: RangeInclusive<u16>,
     /// The current certificate; `None` if there is none: then nothing listens for TLS, and a TLS handshake on a plain port is refused.
     pub tls_config: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+    /// The current certificate for `dtls`.
+    #[cfg(feature = "dtls")]
+    pub dtls_config: Option<Arc<ArcSwap<crate::io::dtls::ServerConfig>>>,
 }
 
 /// What a reload may change.
@@ -114,6 +117,7 @@ impl Workers {
         random: Random,
     ) -> Result<Self, String> {
         let workers = settings.workers.clamp(1, MAX_WORKERS);
+        #[cfg(not(feature = "dtls"))]
         if let Some(address) = settings.dtls.first() {
             return Err(format!(
                 "cannot listen on {address}: no DTLS is spoken here"
@@ -148,6 +152,8 @@ impl Workers {
             peers: Arc::default(),
             reloadable: Arc::new(reloadable),
             tls_config: settings.tls_config,
+            #[cfg(feature = "dtls")]
+            dtls_config: settings.dtls_config,
             clock: clock.clone(),
             origin,
             random,
@@ -215,7 +221,7 @@ impl Workers {
         &self.counters
     }
 
-    /// TCP and TLS connections that are open now.
+    /// TCP and TLS connections and DTLS sessions that are open now.
     #[must_use]
     pub fn connections(&self) -> Connections {
         let sum = |open: fn(&Pulse) -> &AtomicU64| {
@@ -225,6 +231,8 @@ impl Workers {
         Connections {
             tcp: sum(|pulse| &pulse.tcp),
             tls: sum(|pulse| &pulse.tls),
+            #[cfg(feature = "dtls")]
+            dtls: sum(|pulse| &pulse.dtls),
         }
     }
 
@@ -242,7 +250,7 @@ impl Workers {
     }
 
     /// Local addresses in use, as bound (for port 0 the one that the system chose): UDP, TCP and, with a certificate,
-    /// TLS, in the order of the settings.
+    /// TLS and DTLS, in the order of the settings.
     #[must_use]
     pub fn local_addresses(&self) -> &[SocketAddr] {
         &self.local_addresses
@@ -274,6 +282,19 @@ impl Listeners {
                 of_worker.push(socket);
             }
         }
+        let mut encrypted = Vec::new();
+        #[cfg(feature = "dtls")]
+        if settings.dtls_config.is_some() {
+            for address in &settings.dtls {
+                let (address, sockets) =
+                    listeners::udp(*address, workers, &SystemDatagrams::new())?;
+                encrypted.push(address);
+                for (of_worker, mut socket) in all.udp.iter_mut().zip(sockets) {
+                    socket.is_encrypted = true;
+                    of_worker.push(socket);
+                }
+            }
+        }
         let tls = settings.tls_config.as_ref().map(|_| &settings.tls);
         for address in settings.tcp.iter().chain(tls.into_iter().flatten()) {
             let (address, sockets) = listeners::tcp(*address, workers)?;
@@ -282,6 +303,7 @@ impl Listeners {
                 of_worker.push(socket);
             }
         }
+        all.addresses.append(&mut encrypted);
         Ok(all)
     }
 }
@@ -333,6 +355,9 @@ pub struct Connections {
     pub tcp: u64,
     /// Encrypted.
     pub tls: u64,
+    /// DTLS sessions.
+    #[cfg(feature = "dtls")]
+    pub dtls: u64,
 }
 
 #[cfg(test)]

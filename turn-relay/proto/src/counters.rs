@@ -217,8 +217,10 @@ pub struct Counters {
     pub allocations_ended: Family<AllocationKind>,
     /// Binding requests that were answered.
     pub bindings: Single,
-    /// Handshakes; counted by whoever does input and output.
+    /// TLS handshakes; counted by whoever does input and output.
     pub handshakes: Family<Handshake>,
+    /// DTLS handshakes, as [`Self::handshakes`].
+    pub dtls_handshakes: Family<Handshake>,
 }
 
 /// A counter without a label.

@@ -95,7 +95,7 @@ fn uri_list(value: &Value<'_>, listen: &Listen) -> Vec<String> {
             Transport::Udp => !listen.udp.is_empty(),
             Transport::Tcp => !listen.tcp.is_empty(),
             Transport::Tls => !listen.tls.is_empty(),
-            Transport::Dtls => false,
+            Transport::Dtls => !listen.dtls.is_empty(),
         };
         if !served {
             item.warning(format_args!(

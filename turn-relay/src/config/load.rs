@@ -82,7 +82,8 @@ pub(super) fn config_of_text(
     let tls_section = root.get("tls");
     let listen = listen(&root, tls_section.is_some());
     let credentials = credentials::read(&root.section("credentials"), realm.as_deref(), &listen);
-    let tls = tls_section.and_then(|value| tls(&value, &hosts_of_tls(&credentials), now));
+    let has_dtls = !listen.dtls.is_empty();
+    let tls = tls_section.and_then(|value| tls(&value, &hosts_of_tls(&credentials), has_dtls, now));
     let relay = relay(&root.section("relay"), &listen);
     let config = Config {
         path: path.to_owned(),
@@ -210,7 +211,7 @@ fn secrets(root: &Section<'_>) -> Vec<Secret<String>> {
     secrets
 }
 
-fn tls(value: &Value<'_>, hosts: &[String], now: SystemTime) -> Option<Tls> {
+fn tls(value: &Value<'_>, hosts: &[String], has_dtls: bool, now: SystemTime) -> Option<Tls> {
     let section = value.section();
     let certificate = section.required(
         "certificate",
@@ -234,6 +235,9 @@ fn tls(value: &Value<'_>, hosts: &[String], now: SystemTime) -> Option<Tls> {
         }
     };
     check_validity(&certificate, &identity, now);
+    if has_dtls {
+        check_dtls(&certificate, &key, &identity);
+    }
     for host in hosts.iter().filter(|host| !identity.is_for(host)) {
         certificate.warning(format_args!(
             "the certificate is for {}, and clients are told to connect to {host}: they will refuse it \
@@ -247,6 +251,24 @@ fn tls(value: &Value<'_>, hosts: &[String], now: SystemTime) -> Option<Tls> {
         identity: Arc::new(identity),
     })
 }
+
+/// Whether DTLS clients can be shown the certificate.
+#[cfg(feature = "dtls")]
+fn check_dtls(certificate: &KeyFile<'_, '_>, key: &KeyFile<'_, '_>, identity: &Identity) {
+    if let Err(problem) = identity.dtls_config() {
+        key.error(problem);
+    } else if identity.has_chain() {
+        certificate.warning(
+            "clients that connect over DTLS are sent the certificate without the chain above it: those that check \
+             it have to know who signed it (give them that certificate, or take one that an authority of \
+             your own has signed)",
+        );
+    }
+}
+
+/// Nothing is said of certificates where there is no DTLS at all.
+#[cfg(not(feature = "dtls"))]
+const fn check_dtls(_: &KeyFile<'_, '_>, _: &KeyFile<'_, '_>, _: &Identity) {}
 
 fn check_validity(file: &KeyFile<'_, '_>, identity: &Identity, now: SystemTime) {
     let now = now

@@ -28,8 +28,8 @@ mod tests;
 pub use load::{Loaded, load};
 pub use shared::telemetry::{Log, LogFormat};
 
-/// Whether this program speaks DTLS.
-pub const DTLS: bool = false;
+/// Whether this program speaks DTLS: it was built with the feature `dtls`.
+pub const DTLS: bool = cfg!(feature = "dtls");
 
 /// A whole, valid configuration.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ pub struct Config {
     pub secrets: Vec<Secret<String>>,
     /// `listen`
     pub listen: Listen,
-    /// `tls`: there whenever `listen.tls` is not empty.
+    /// `tls`: there whenever `listen.tls` or `listen.dtls` is not empty.
     pub tls: Option<Tls>,
     /// `relay`
     pub relay: Relay,
@@ -135,7 +135,7 @@ pub struct Quotas {
     /// credentials from one /24 (IPv6: /48)
     pub unauthenticated_per_prefix: u32,
     /// `connections_per_prefix` (default 64, at least 1): TCP and TLS connections of one /24 (IPv6: /48)
-    /// that have not authenticated
+    /// that have not authenticated, and DTLS sessions
     pub connections_per_prefix: usize,
     /// `tcp_buffer` (default 256 KiB, 128 KiB to 64 MiB): bytes that wait for one slow TCP or TLS client
     pub tcp_buffer: usize,
@@ -150,7 +150,7 @@ pub struct Lifetime {
     pub max: Duration,
 }
 
-/// `timeouts:` of TCP and TLS connections.
+/// `timeouts:` of TCP and TLS connections and DTLS sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// `tls_handshake` (default 10 s, 1 s to 5 min): from accepting to the end of the handshake

@@ -50,12 +50,11 @@ pub(super) fn listen(root: &Section<'_>, has_certificate: bool) -> Listen {
         ),
         Some(_) | None => {}
     }
-    if let Some(value) = dtls.filter(|_| !DTLS) {
-        value.error(
-            "this program speaks no DTLS (remove the addresses: browsers use TLS over TCP, `listen.tls`)",
-        );
+    if let Some(value) = dtls {
+        check_dtls(&value, &listen, has_certificate);
     }
-    if listen.udp.is_empty() && listen.tcp.is_empty() && listen.tls.is_empty() {
+    let lists = [&listen.udp, &listen.tcp, &listen.tls, &listen.dtls];
+    if lists.into_iter().all(Vec::is_empty) {
         section.error("there is no address to listen on (set `udp`, `tcp` or `tls`)");
     }
     if let Some(value) = section.get("proxy_protocol")
@@ -68,6 +67,26 @@ pub(super) fn listen(root: &Section<'_>, has_certificate: bool) -> Listen {
     }
     section.finish(Severity::Error);
     listen
+}
+
+fn check_dtls(value: &Value<'_>, listen: &Listen, has_certificate: bool) {
+    if !DTLS {
+        value.error(
+            "this program speaks no DTLS: it was built without the cargo feature `dtls` (remove the addresses: \
+             browsers use TLS over TCP, `listen.tls`; or build it with `--features dtls`)",
+        );
+    } else if !has_certificate {
+        value.error(
+            "DTLS takes a certificate (set `tls.certificate` and `tls.key`, or `listen.dtls: []`)",
+        );
+    }
+    for address in &listen.dtls {
+        if let Some(other) = listen.udp.iter().find(|other| clash(*address, **other)) {
+            value.error(format_args!(
+                "cannot listen on {address}, since `listen.udp` has {other} (choose another port)"
+            ));
+        }
+    }
 }
 
 /// `http.listen`
@@ -249,6 +268,7 @@ fn check_ports_are_free(
 ) {
     let lists = [
         ("listen.udp", &listen.udp, true),
+        ("listen.dtls", &listen.dtls, true),
         ("listen.tcp", &listen.tcp, relay.tcp),
         ("listen.tls", &listen.tls, relay.tcp),
     ];

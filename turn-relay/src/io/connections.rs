@@ -11,7 +11,9 @@ use super::{ready::Queued, strangers::Stranger, stream::Stream};
 /// Bits of a [`Link`] that are the connection's place. A thread has no more connections than this says.
 const SLOT_BITS: u32 = 20;
 /// Bits of a [`Link`] that are the place and the count of connections of the thread: enough for a thousand a second
-/// for two years. Above them is the number of the thread, from 1 on: smaller numbers are those of [locals](super::locals).
+/// for a year. Above them is whether it is a DTLS session.
+const COUNT_END: u32 = 55;
+/// The bits below the number of the thread, from 1 on: smaller numbers are those of [locals](super::locals).
 const WORKER_SHIFT: u32 = 56;
 
 /// All connections of one thread.
@@ -91,10 +93,9 @@ impl Connections {
             self.slots.push(None);
             slot
         };
-        let count = self.count & ((1 << (WORKER_SHIFT - SLOT_BITS)) - 1);
+        let link = connection_link(self.worker, self.count, slot);
         self.count += 1;
-        let link = (self.worker + 1) << WORKER_SHIFT | count << SLOT_BITS | u64::from(slot);
-        self.slots[slot as usize] = Some(Box::new(make(Link(link))));
+        self.slots[slot as usize] = Some(Box::new(make(link)));
         Some(slot)
     }
 
@@ -106,7 +107,7 @@ impl Connections {
     /// The place of the connection of that name, if it was not closed.
     #[must_use]
     pub fn slot(&self, link: Link) -> Option<u32> {
-        let slot = u32::try_from(link.0 & ((1 << SLOT_BITS) - 1)).ok()?;
+        let slot = slot(link);
         let connection = self.slots.get(slot as usize)?.as_ref()?;
         (connection.link == link).then_some(slot)
     }
@@ -123,6 +124,25 @@ impl Connections {
     pub fn worker(link: Link) -> Option<usize> {
         usize::try_from(link.0 >> WORKER_SHIFT).ok()?.checked_sub(1)
     }
+}
+
+/// The number of the `count`th connection of a thread, at the place `slot`.
+fn connection_link(worker: u64, count: u64, slot: u32) -> Link {
+    let count = count & ((1 << (COUNT_END - SLOT_BITS)) - 1);
+    Link((worker + 1) << WORKER_SHIFT | count << SLOT_BITS | u64::from(slot))
+}
+
+/// The number of the `count`th DTLS session of a thread, at the place `slot`, which is no connection's number.
+#[cfg(feature = "dtls")]
+pub(super) fn session_link(worker: usize, count: u64, slot: u32) -> Link {
+    Link(connection_link(worker as u64, count, slot).0 | 1 << COUNT_END)
+}
+
+/// The place in a number.
+pub(super) const fn slot(link: Link) -> u32 {
+    const PLACE: u32 = (1 << SLOT_BITS) - 1;
+    let [.., a, b, c, d] = link.0.to_be_bytes();
+    u32::from_be_bytes([a, b, c, d]) & PLACE
 }
 
 impl Connection {

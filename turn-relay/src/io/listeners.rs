@@ -27,6 +27,8 @@ pub struct UdpListener {
     pub socket: UdpSocket,
     /// Whether it waits to be read.
     pub queued: Queued,
+    /// Whether clients speak DTLS here.
+    pub is_encrypted: bool,
     /// For how much it is asked.
     pub appetite: Appetite,
 }
@@ -66,6 +68,7 @@ pub fn udp(
         Ok(UdpListener {
             socket: socket.into(),
             queued: Queued::No,
+            is_encrypted: false,
             appetite: Appetite::default(),
         })
     };

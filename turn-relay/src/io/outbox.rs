@@ -18,6 +18,9 @@ pub enum Destination {
     Relay(u32, Family, Envelope),
     /// A client's stream.
     Stream(Link, Purpose),
+    /// A client's DTLS session, with DSCP and ECN.
+    #[cfg(feature = "dtls")]
+    Session(Link, u8),
 }
 
 /// The open collection. Messages are ranges of the thread's arena.
@@ -57,6 +60,8 @@ impl Outbox {
         }
         match destination {
             Destination::Stream(..) => true,
+            #[cfg(feature = "dtls")]
+            Destination::Session(..) => true,
             // all of one length but for the last, which may be shorter but not empty
             Destination::Listener(..) | Destination::Relay(..) => {
                 let length = self.messages.first().map_or(0, ExactSizeIterator::len);

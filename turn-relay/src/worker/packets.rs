@@ -33,6 +33,8 @@ impl<D: Datagrams> Worker<D> {
         );
         listener.appetite.learn(self.arena.len());
         listener.queued = Queued::No;
+        #[cfg(feature = "dtls")]
+        let is_encrypted = listener.is_encrypted;
         if left == Left::Something {
             self.ready
                 .push(Source::UdpListener(listener_index), &mut listener.queued);
@@ -57,6 +59,12 @@ impl<D: Datagrams> Worker<D> {
             let traffic_class = received.traffic_class;
             // what goes to peers has its header taken off: there is room enough
             for place in self.arena.places(index) {
+                #[cfg(feature = "dtls")]
+                if is_encrypted {
+                    self.take_records(client.client, link, &place, traffic_class);
+                    served += 1;
+                    continue;
+                }
                 let packet = packet(place, &mut self.arena);
                 self.server.client_packet(
                     client,

@@ -29,6 +29,11 @@ pub(super) struct Sender<D> {
     pub(super) locals: Locals,
     pub(super) relays: Relays,
     pub(super) connections: Connections,
+    #[cfg(feature = "dtls")]
+    pub(super) sessions: crate::io::dtls::sessions::Sessions,
+    /// Where DTLS sessions put what they have.
+    #[cfg(feature = "dtls")]
+    pub(super) records: Vec<u8>,
     /// Connections that are of no use any more, and have to be closed.
     pub(super) broken: Vec<Link>,
     /// Bytes that may wait for one client.
@@ -60,6 +65,9 @@ impl<D: Datagrams> Sender<D> {
                 ))
             }
             Transport::Tcp | Transport::Tls => Some(Destination::Stream(client.link, purpose)),
+            #[cfg(feature = "dtls")]
+            Transport::Dtls => Some(Destination::Session(client.link, traffic_class)),
+            #[cfg(not(feature = "dtls"))]
             Transport::Dtls => None,
         }
     }
@@ -127,6 +135,15 @@ impl<D: Datagrams> Sender<D> {
                 let lost = self.write(link, purpose, messages);
                 (lost, DropReason::QueueFull)
             }
+            #[cfg(feature = "dtls")]
+            Destination::Session(link, traffic_class) => {
+                let lost = match self.sessions.slot(link) {
+                    Some(slot) => self.send_by_session(slot, traffic_class, messages),
+                    // another thread has it
+                    None => self.write(link, Purpose::Relayed, messages),
+                };
+                (lost, DropReason::SendFailed)
+            }
         };
         if lost > 0 {
             self.counters.drops.add(reason, lost as u64);
@@ -146,7 +163,7 @@ impl<D: Datagrams> Sender<D> {
         }
     }
 
-    /// Writes messages to a client's stream, or has the thread write them that has it.
+    /// Writes messages to a client's stream or DTLS session, or has the thread write them that has it.
     pub(super) fn write(
         &mut self,
         link: Link,
@@ -161,6 +178,10 @@ impl<D: Datagrams> Sender<D> {
                 Some(colleague) => colleague.mailbox.put(link, messages),
                 None => messages.len(),
             };
+        }
+        #[cfg(feature = "dtls")]
+        if let Some(slot) = self.sessions.slot(link) {
+            return self.send_by_session(slot, 0, messages);
         }
         let Some(slot) = self.connections.slot(link) else {
             return messages.len();

@@ -531,6 +531,10 @@ impl<D: Datagrams> Worker<D> {
             if let Some(slot) = self.sender.connections.slot(link) {
                 self.close(slot);
             }
+            #[cfg(feature = "dtls")]
+            if let Some(slot) = self.sender.sessions.slot(link) {
+                self.end_session(slot, super::sessions::Farewell::None);
+            }
         }
     }
 

@@ -27,6 +27,8 @@ pub(crate) fn settings() -> Settings {
         dtls: Vec::new(),
         relay_ports: 20_000..=29_999,
         tls_config: None,
+        #[cfg(feature = "dtls")]
+        dtls_config: None,
     }
 }
 

@@ -169,7 +169,8 @@ fn tls_and_plain_share_every_port() {
             Class::Success
         );
         wait_until("both are counted", || {
-            relay.connections() == Connections { tcp: 1, tls: 1 }
+            let open = relay.connections();
+            (open.tcp, open.tls) == (1, 1)
         });
         drop((plain, encrypted));
         wait_until("both are gone", || {

@@ -1,5 +1,7 @@
 //! Answers, RFC 8489 §6.3 and §9.2.4.
 
+use std::net::IpAddr;
+
 use super::{
     Server,
     allocation::{Allocation, Reply},
@@ -92,14 +94,22 @@ impl<R: Random> Server<R> {
     /// address, so that nothing is reflected. Who has an allocation has a budget of its own, which no flood from its prefix uses up.
     pub(super) fn may_answer_stranger(&self, client: FiveTuple, now: Now) -> bool {
         let limit = self.config.quotas.unauthenticated_per_prefix;
-        let may = client.transport.is_stream()
-            || match self.allocation_of(client) {
-                Some(allocation) => budget::take(&allocation.unproven, limit, now.time),
-                None => self
-                    .commons
-                    .budget
-                    .take(client.client.ip(), limit, now.time),
-            };
+        match self.allocation_of(client) {
+            _ if client.transport.is_stream() => true,
+            Some(allocation) => self.may(budget::take(&allocation.unproven, limit, now.time)),
+            None => self.may_answer_stranger_at(client.client.ip(), now),
+        }
+    }
+
+    /// Whether somebody who has shown nothing yet gets an answer there, for which the budget of its prefix pays: also for what is
+    /// answered before a message comes here, as by DTLS.
+    pub fn may_answer_stranger_at(&self, client: IpAddr, now: Now) -> bool {
+        let limit = self.config.quotas.unauthenticated_per_prefix;
+        self.may(self.commons.budget.take(client, limit, now.time))
+    }
+
+    /// Counts what gets no answer.
+    fn may(&self, may: bool) -> bool {
         if !may {
             self.drop_packet(crate::counters::DropReason::UnauthenticatedBudget);
         }

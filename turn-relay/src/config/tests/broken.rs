@@ -306,11 +306,6 @@ fn listeners() {
                  `listen.tls: []`)",
             ),
             (
-                "listen: {dtls: '0.0.0.0:5349'}",
-                "f.yaml:3: listen.dtls: this program speaks no DTLS (remove the addresses: browsers use TLS \
-                 over TCP, `listen.tls`)",
-            ),
-            (
                 "listen: {udp: [], tcp: [], tls: []}",
                 "f.yaml:3: listen: there is no address to listen on (set `udp`, `tcp` or `tls`)",
             ),

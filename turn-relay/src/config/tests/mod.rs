@@ -1,6 +1,7 @@
 //! Whole files, as people write them.
 
 mod broken;
+mod dtls;
 mod example;
 mod mutated;
 mod reports;
