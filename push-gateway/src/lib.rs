@@ -56,7 +56,10 @@ pub async fn bind(config: Config, world: World) -> Result<Bound, String> {
 ///
 /// As with [`bind`].
 pub async fn bind_beside(config: Config, world: World) -> Result<Bound, String> {
-    open(config, world, http_server::bind_beside).await
+    open(config, world, async |address| {
+        http_server::bind_beside(address)
+    })
+    .await
 }
 
 async fn open(

@@ -100,7 +100,11 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
 /// # Errors
 ///
 /// As with [`bind`].
-pub async fn bind_beside(address: SocketAddr) -> Result<TcpListener, String> {
+///
+/// # Panics
+///
+/// Outside of a runtime.
+pub fn bind_beside(address: SocketAddr) -> Result<TcpListener, String> {
     listen(address).map_err(|error| {
         let remedy = "; what listens there is no push gateway that this user started, or does not share its port";
         explain(address, &error, remedy)
@@ -134,7 +138,7 @@ fn prefer_the_younger(listener: &TcpListener) {
         sys::socket::{setsockopt, sockopt::AttachReusePortCbpf},
     };
 
-    /// BPF_RET with BPF_K: the result is the constant, which is the index of a socket.
+    /// `BPF_RET` with `BPF_K`: the result is the constant, which is the index of a socket.
     const RETURN: u16 = 0x06;
     let mut instructions = [sock_filter {
         code: RETURN,

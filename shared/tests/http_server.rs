@@ -195,12 +195,12 @@ async fn an_address_is_shared_with_a_successor_alone() {
     let server = server().await;
     let refused = http_server::bind(server.address).await.expect_err("taken");
     assert!(refused.contains("another Nocturne"), "{refused}");
-    let successor = http_server::bind_beside(server.address).await;
+    let successor = http_server::bind_beside(server.address);
     let successor = successor.expect("shared");
     assert_eq!(successor.local_addr().ok(), Some(server.address));
     // who does not share keeps the successor away, too
     let alone = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = alone.local_addr().expect("an address");
-    let refused = http_server::bind_beside(address).await.expect_err("taken");
+    let refused = http_server::bind_beside(address).expect_err("taken");
     assert!(refused.contains(&address.to_string()), "{refused}");
 }
