@@ -153,20 +153,29 @@ fn assert_is_last(answer: &str) {
     assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
 }
 
+/// There is a second for it, which a machine that is stuck may miss, but not again and again.
 #[tokio::test]
 async fn who_begins_a_request_on_an_open_connection_while_the_server_stops_is_answered() {
-    let server = server_with(PATIENCE).await;
-    let mut stream = server.connect().await;
-    stream.write_all(GET).await.expect("sent");
-    let mut answer = [0; 15];
-    let read = stream.read_exact(&mut answer);
-    within(read).await.expect("an answer");
-    server.trigger.begin();
-    stream.write_all(GET).await.expect("sent");
-    let answers = last_answer(&mut stream).await;
-    let (_, last) = answers.split_once("small").expect("the rest of the first");
-    assert_is_last(last);
-    within(server.task).await.expect("no panic");
+    for attempt in 1..=5 {
+        let server = server_with(PATIENCE).await;
+        let mut stream = server.connect().await;
+        stream.write_all(GET).await.expect("sent");
+        let mut first = Vec::new();
+        while !first.ends_with(b"small") {
+            let read = stream.read_buf(&mut first);
+            assert_ne!(within(read).await.expect("an answer"), 0);
+        }
+        server.trigger.begin();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        // it may be closed already
+        let _ = stream.write_all(GET).await;
+        let answer = last_answer(&mut stream).await;
+        within(server.task).await.expect("no panic");
+        if !answer.is_empty() || attempt == 5 {
+            assert_is_last(&answer);
+            return;
+        }
+    }
 }
 
 #[tokio::test]
