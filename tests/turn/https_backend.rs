@@ -81,9 +81,10 @@ fn setup(backend: &str, more: &Value) -> Setup {
     let listen = json!({"tls": ["127.0.0.1:0"], "tcp": ["127.0.0.2:0"], "https_backend": backend});
     let mut config = json!({"listen": listen});
     for (key, value) in more.as_object().unwrap() {
-        match &mut config[key] {
-            Value::Object(of_key) => of_key.extend(value.as_object().unwrap().clone()),
-            of_key => *of_key = value.clone(),
+        if let Value::Object(of_key) = &mut config[key] {
+            of_key.extend(value.as_object().unwrap().clone());
+        } else {
+            config[key] = value.clone();
         }
     }
     Setup::new(&config).with_tls(&["127.0.0.1"])
@@ -156,14 +157,13 @@ fn one_port_takes_turn_and_http_by_what_was_agreed_on_or_else_by_the_first_bytes
     let backend = Backend::new();
     let relay = relay(&backend, &json!({}));
     let at = tls_address(&relay);
-    let with_http: [(&[&[u8]], Option<&[u8]>); 4] = [
-        (&[HTTP], Some(HTTP)),
-        (&[b"h2", HTTP], Some(HTTP)),
-        (&[], None),
-        (&[b"h2"], None),
-    ];
-    for (offered, agreed) in with_http {
-        let mut client = tls(&relay, at, offered);
+    for (offered, agreed) in [
+        (vec![HTTP], Some(HTTP)),
+        (vec![b"h2", HTTP], Some(HTTP)),
+        (vec![], None),
+        (vec![b"h2"], None),
+    ] {
+        let mut client = tls(&relay, at, &offered);
         assert_eq!(client.conn.alpn_protocol(), agreed, "{offered:?}");
         assert_served(&mut client, &backend);
     }
@@ -228,6 +228,20 @@ fn http_is_not_taken_in_clear_nor_where_tls_is_not_in_the_list_nor_by_what_is_me
     }
     backend.assert_is_left_alone();
     assert_eq!(relay.metric("handovers_total", ""), 0);
+}
+
+#[test]
+fn an_address_in_both_lists_is_one_listener_for_everything() {
+    let backend = Backend::new();
+    // nobody else on this machine has the address
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let both = json!([format!("127.57.{high}.{low}:14443")]);
+    let relay = relay(&backend, &json!({"listen": {"tcp": both, "tls": both}}));
+    let at = relay.tcp[0];
+    assert_eq!(relay.tcp.len(), 1);
+    assert_served(&mut tls(&relay, at, &[HTTP]), &backend);
+    Client::new(wire::tls(at, &relay.tls_config(&[TURN]))).allocate();
+    Client::new(wire::tcp(at)).allocate();
 }
 
 #[test]
@@ -412,7 +426,7 @@ fn a_client_that_does_not_come_to_the_end_of_its_first_head_never_gets_to_the_ba
     backend.assert_is_left_alone();
     // a head beyond all measure is for the backend to judge
     let mut client = https(&relay);
-    let long = [b"GET / HTTP/1.1\r\nX: ", &[b'y'; 20_000][..]].concat();
+    let long = [&b"GET / HTTP/1.1\r\nX: "[..], &vec![b'y'; 20_000]].concat();
     client.write_all(&long).unwrap();
     assert_hears(&mut backend.accept(), &long);
 }

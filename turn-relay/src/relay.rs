@@ -67,6 +67,7 @@ pub struct Relay {
     metrics: Metrics,
     credentials: Service,
     clock: Clock,
+    environment: Environment,
     stopping: AtomicBool,
 }
 
@@ -136,6 +137,7 @@ impl Relay {
             metrics,
             credentials,
             clock,
+            environment,
             stopping: AtomicBool::new(false),
         })
     }
@@ -227,7 +229,9 @@ impl Relay {
     /// are bad the old ones stay in force, and the problems are logged.
     pub async fn reload(&self) {
         let (path, now) = (self.started.path.clone(), self.clock.wall());
-        let read = tokio::task::spawn_blocking(move || config::load(&path, now)).await;
+        let environment = self.environment.clone();
+        let read =
+            tokio::task::spawn_blocking(move || config::load(&path, &environment, now)).await;
         let refused = match read {
             Err(_) => vec!["a fault in the relay while reading the configuration".to_owned()],
             Ok(loaded) => {

@@ -1,6 +1,7 @@
 //! From a file to a [`Config`].
 
 use std::{
+    net::SocketAddr,
     num::NonZeroUsize,
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -9,13 +10,14 @@ use std::{
 };
 
 use shared::{
+    environment::Environment,
     key_file::KeyFile,
     secret::Secret,
-    yaml::{self, Diagnostics, Scalar, Section, Severity, Value},
+    yaml::{Diagnostics, Node, Scalar, Section, Severity, Value, Variables},
 };
 
 use super::{
-    Config, Credentials, Lifetime, Log, Quotas, Timeouts, Tls, backend, credentials,
+    Config, Credentials, Lifetime, Listen, Log, Quotas, Timeouts, Tls, backend, credentials,
     network::{http, listen, peers, relay},
 };
 use crate::certificates::{Identity, Unusable};
@@ -31,7 +33,16 @@ pub struct Loaded {
     pub failing: Vec<String>,
     /// What must be mended, all of it, in the order of the file.
     pub errors: Vec<String>,
+    /// Which environment variables had a say, if any had: a line for people.
+    pub from_environment: Option<String>,
 }
+
+/// The keys that environment variables can have. The keys of `relay.external` are addresses.
+pub const VARIABLES: Variables = Variables {
+    prefix: "NOCTURNE_TURN__",
+    whole: &["relay.external"],
+    files: &["secrets_file"],
+};
 
 /// Secrets that one request is tried with, at the most: anybody can make the relay try them all.
 const MOST_SECRETS: usize = 16;
@@ -49,13 +60,38 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// days before theirs.
 const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
 
-/// Reads `path` and everything that it names. The certificate is judged by `now`.
+/// Reads `path`, the [`VARIABLES`] of `environment`, and everything that they name. The certificate is judged
+/// by `now`.
 #[must_use]
-pub fn load(path: &Path, now: SystemTime) -> Loaded {
+pub fn load(path: &Path, environment: &Environment, now: SystemTime) -> Loaded {
     let diagnostics = Diagnostics::new(path.display().to_string());
-    let config = yaml::read(path, &diagnostics)
-        .and_then(|text| config_of_text(&text, path, now, &diagnostics));
-    finish(config, &diagnostics)
+    let config = VARIABLES
+        .read(path, environment, &diagnostics)
+        .map(|node| config_of(&node, path, now, &diagnostics));
+    Loaded {
+        from_environment: VARIABLES.note(path, environment),
+        ..finish(config, &diagnostics)
+    }
+}
+
+/// Where the HTTP server of a relay with this configuration listens, whatever else may be wrong with it.
+///
+/// # Errors
+///
+/// When the configuration cannot be read, or does not say where: each problem, with file and line.
+pub fn http_addresses(
+    path: &Path,
+    environment: &Environment,
+) -> Result<Vec<SocketAddr>, Vec<String>> {
+    let diagnostics = Diagnostics::new(path.display().to_string());
+    let addresses = VARIABLES.read(path, environment, &diagnostics).map(|node| {
+        let root = Value::root(&node, &diagnostics).section();
+        http_listen(&root.section("http"), &Listen::default())
+    });
+    match addresses {
+        Some(addresses) if !diagnostics.has_errors() => Ok(addresses),
+        Some(_) | None => Err(diagnostics.of(Severity::Error)),
+    }
 }
 
 pub(super) fn finish(config: Option<Config>, diagnostics: &Diagnostics) -> Loaded {
@@ -64,18 +100,25 @@ pub(super) fn finish(config: Option<Config>, diagnostics: &Diagnostics) -> Loade
         warnings: diagnostics.of(Severity::Warning),
         failing: diagnostics.of(Severity::Failing),
         errors: diagnostics.of(Severity::Error),
+        from_environment: None,
     }
 }
 
 /// As [`load`], for a text that is read already.
+#[cfg(test)]
 pub(super) fn config_of_text(
     text: &str,
     path: &Path,
+    environment: &Environment,
     now: SystemTime,
     diagnostics: &Diagnostics,
 ) -> Option<Config> {
-    let node = yaml::parse(text, diagnostics)?;
-    let root = Value::root(&node, diagnostics).section();
+    let node = VARIABLES.parse(text, environment, diagnostics)?;
+    Some(config_of(&node, path, now, diagnostics))
+}
+
+fn config_of(node: &Node, path: &Path, now: SystemTime, diagnostics: &Diagnostics) -> Config {
+    let root = Value::root(node, diagnostics).section();
 
     let realm = realm(&root);
     let secrets = secrets(&root);
@@ -111,7 +154,7 @@ pub(super) fn config_of_text(
         credentials,
     };
     root.finish(Severity::Error);
-    Some(config)
+    config
 }
 
 fn realm(root: &Section<'_>) -> Option<String> {

@@ -26,7 +26,7 @@ pub mod report;
 #[cfg(test)]
 mod tests;
 
-pub use load::{Loaded, load};
+pub use load::{Loaded, VARIABLES, http_addresses, load};
 pub use shared::telemetry::{Log, LogFormat};
 
 /// Whether this program speaks DTLS: it was built with the feature `dtls`.
@@ -71,7 +71,7 @@ pub struct Config {
 }
 
 /// `listen:` where clients reach the relay. There is at least one address in all lists together.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listen {
     /// `udp` (default port 3478 of every address)
     pub udp: Vec<SocketAddr>,

@@ -35,9 +35,9 @@ pub(super) fn report_with(
         .cloned()
         .collect();
     let mut warnings = loaded.warnings.clone();
-    let mut summary = Vec::new();
+    let mut summary: Vec<_> = loaded.from_environment.iter().cloned().collect();
     if let Some(config) = &loaded.config {
-        summary = self::summary(config);
+        summary.extend(self::summary(config));
         let place = path.display();
         match find(&config.relay) {
             Ok(addresses) => {
