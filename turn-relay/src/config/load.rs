@@ -86,7 +86,7 @@ pub fn http_addresses(
     let diagnostics = Diagnostics::new(path.display().to_string());
     let addresses = VARIABLES.read(path, environment, &diagnostics).map(|node| {
         let root = Value::root(&node, &diagnostics).section();
-        http_listen(&root.section("http"), &Listen::default())
+        http(&root.section("http"), &Listen::default()).0
     });
     match addresses {
         Some(addresses) if !diagnostics.has_errors() => Ok(addresses),
