@@ -592,7 +592,7 @@ mod tests {
             key.display()
         );
         let file = write("turn-relay.yaml", &text);
-        let loaded = config::load(&file, Clock::system().wall());
+        let loaded = config::load(&file, &Environment::default(), Clock::system().wall());
         loaded
             .config
             .unwrap_or_else(|| panic!("{:?}", loaded.errors))
