@@ -14,11 +14,13 @@ use shared::{
     yaml::{self, Diagnostics, Value},
 };
 
-use super::{PUSH_FILE as PUSH, TURN_FILE as TURN, failed, push, say, turn};
+use super::{
+    Configured, PUSH_FILE as PUSH, TURN_FILE as TURN, configured, failed, push, say, turn,
+};
 
 /// Check configurations, keys and certificates without starting anything
 ///
-/// Reports every problem with its file and line. Exit code 1 if there is any; warnings alone are none.
+/// Reports every problem with its file and line, or the environment variable. Exit code 1 if there is any; warnings alone are none.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  nocturne check sygnal.yaml\n  nocturne check --config-dir /etc/nocturne"
@@ -62,7 +64,7 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
             Kind::Turn => {
                 use turn_relay::config::{load, report};
 
-                let report = report::report(&path, &load(&path, now));
+                let report = report::report(&path, &load(&path, environment, now));
                 sound &= report.sound;
                 say(&mut io::stdout(), &report.text);
             }
@@ -88,7 +90,8 @@ fn files(arguments: &Arguments, environment: &Environment) -> Result<Vec<PathBuf
     }
 }
 
-/// The files of the folder that was named, else where they usually are; there is at least one.
+/// The files of the folder that was named, else where they usually are; there is at least one. One that need
+/// not be there, since its variables are set, is among them.
 ///
 /// # Errors
 ///
@@ -97,40 +100,29 @@ pub(super) fn usual_files(
     config_dir: Option<&Path>,
     environment: &Environment,
 ) -> Result<Vec<PathBuf>, String> {
-    if let Some(directory) = config_dir {
-        let found = in_folder(directory);
-        if found.is_empty() {
-            return Err(format!(
-                "nothing to check: there is no {PUSH} and no {TURN} in {}",
-                directory.display()
-            ));
+    match configured(config_dir, environment) {
+        Ok(Configured { folder, files }) => {
+            Ok(files.iter().map(|file| folder.join(file)).collect())
         }
-        return Ok(found);
+        Err(looked) if config_dir.is_some() => Err(format!(
+            "nothing to check: there is no {PUSH} and no {TURN} in {}",
+            looked.join(" or ")
+        )),
+        Err(_) => {
+            let push = push::default_path(environment);
+            let found: Vec<_> = push
+                .into_iter()
+                .chain(turn::default_path(environment))
+                .collect();
+            if found.is_empty() {
+                return Err(format!(
+                    "nothing to check: name a file, or a folder with --config-dir; there is no {PUSH} and no \
+                     {TURN} in /etc/nocturne or ./config"
+                ));
+            }
+            Ok(found)
+        }
     }
-    let usual = ["/etc/nocturne", "config"]
-        .iter()
-        .map(|directory| in_folder(Path::new(directory)))
-        .find(|found| !found.is_empty());
-    let found = usual.unwrap_or_else(|| {
-        let push = push::default_path(environment);
-        push.into_iter().chain(turn::default_path()).collect()
-    });
-    if found.is_empty() {
-        return Err(format!(
-            "nothing to check: name a file, or a folder with --config-dir; there is no {PUSH} and no {TURN} in \
-             /etc/nocturne or ./config"
-        ));
-    }
-    Ok(found)
-}
-
-/// A file of which cannot be told whether it is there counts: reading it says why.
-fn in_folder(directory: &Path) -> Vec<PathBuf> {
-    [PUSH, TURN]
-        .iter()
-        .map(|name| directory.join(name))
-        .filter(|path| path.try_exists().unwrap_or(true))
-        .collect()
 }
 
 /// Whose a file is, by the keys at its top; by its name where they do not tell.

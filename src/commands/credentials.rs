@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf, process::ExitCode};
 
 use clap::Args;
-use shared::{clock::Clock, random::Random};
+use shared::{clock::Clock, environment::Environment, random::Random};
 use turn_relay::{
     config::{self, Loaded},
     credentials::{self, Settings},
@@ -32,8 +32,12 @@ pub(crate) struct Arguments {
 }
 
 /// Runs the command.
-pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    let Some(path) = arguments.config.clone().or_else(default_path) else {
+pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode {
+    let Some(path) = arguments
+        .config
+        .clone()
+        .or_else(|| default_path(environment))
+    else {
         return failed(
             "no configuration: name one with --config FILE; there is no turn-relay.yaml or \
              /etc/nocturne/turn-relay.yaml either",
@@ -45,7 +49,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         warnings,
         errors,
         ..
-    } = config::load(&path, clock.wall());
+    } = config::load(&path, environment, clock.wall());
     let Some(config) = config.filter(|_| errors.is_empty()) else {
         return refused(&path, &errors, &warnings);
     };

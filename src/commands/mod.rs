@@ -9,13 +9,14 @@ use std::{
     time::Duration,
 };
 
-use shared::supervised;
+use shared::{environment::Environment, supervised};
 use tokio::runtime;
 
 pub(crate) mod check;
 pub(crate) mod credentials;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod health;
 pub(crate) mod init;
 pub(crate) mod keygen;
 pub(crate) mod notify;
@@ -30,6 +31,47 @@ mod turn_uri;
 /// What a folder with configurations has: the push gateway's, the relay's, or both.
 const PUSH_FILE: &str = "push-gateway.yaml";
 const TURN_FILE: &str = "turn-relay.yaml";
+
+/// Folders with configurations, when the command line names none.
+const USUAL_FOLDERS: [&str; 2] = ["/etc/nocturne", "config"];
+
+/// A folder, and which of [`PUSH_FILE`] and [`TURN_FILE`] are in it, or need not be since their variables are
+/// set.
+#[derive(Debug)]
+struct Configured {
+    folder: PathBuf,
+    files: Vec<&'static str>,
+}
+
+/// The folder that is named, else the first of the usual ones that has a configuration, else the first of
+/// them if variables are set. An error has the folders that have none.
+fn configured(named: Option<&Path>, environment: &Environment) -> Result<Configured, Vec<String>> {
+    let folders = match named {
+        Some(folder) => vec![folder],
+        None => USUAL_FOLDERS.iter().map(Path::new).collect(),
+    };
+    // A file of which cannot be told whether it is there counts: its service says what is wrong.
+    let is_in = |folder: &Path, file: &str| folder.join(file).try_exists().unwrap_or(true);
+    let has_any = |folder: &&&Path| is_in(folder, PUSH_FILE) || is_in(folder, TURN_FILE);
+    let folder = *folders.iter().find(has_any).unwrap_or(&folders[0]);
+    let variables = [
+        (PUSH_FILE, push_gateway::config::VARIABLES),
+        (TURN_FILE, turn_relay::config::VARIABLES),
+    ];
+    let files: Vec<_> = variables
+        .into_iter()
+        .filter(|(file, variables)| is_in(folder, file) || variables.are_set(environment))
+        .map(|(file, _)| file)
+        .collect();
+    if files.is_empty() {
+        let shown = |folder: &&Path| folder.display().to_string();
+        return Err(folders.iter().map(shown).collect());
+    }
+    Ok(Configured {
+        folder: folder.to_owned(),
+        files,
+    })
+}
 
 /// Runs a future on a runtime with a thread for each core that the process may use.
 fn block_on(future: impl Future<Output = ExitCode>) -> ExitCode {

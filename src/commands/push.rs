@@ -15,7 +15,7 @@ use shared::{clock::Clock, environment::Environment, lifecycle, random::Random, 
 use tracing::{error, info, warn};
 
 use super::{
-    answer_to_supervisor, block_on, failed, name_process, refused,
+    PUSH_FILE, USUAL_FOLDERS, answer_to_supervisor, block_on, failed, name_process, refused,
     sandboxed::{self, Needs, Privileges},
 };
 
@@ -60,6 +60,7 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
         mut warnings,
         failing,
         errors,
+        from_environment,
     } = config::load(&path, environment, clock.wall());
     // A certificate that ran out stops its app; the gateway is there for the others.
     warnings.splice(..0, failing);
@@ -90,6 +91,9 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
     }
     for warning in &warnings {
         warn!("{warning}");
+    }
+    if let Some(note) = from_environment {
+        info!("{note}");
     }
     for app in &config.apps {
         info!("{}", config::report::app_line(app));
@@ -131,11 +135,20 @@ pub(crate) fn default_path(environment: &Environment) -> Option<PathBuf> {
     let named = ["NOCTURNE_PUSH_CONFIG", "SYGNAL_CONF"]
         .iter()
         .find_map(|name| environment.get(name));
-    named.map(PathBuf::from).or_else(|| {
+    let found = || {
         ["push-gateway.yaml", "sygnal.yaml"]
             .iter()
             .map(Path::new)
             .find(|path| path.exists())
             .map(Path::to_path_buf)
-    })
+    };
+    // Where everything may be in the environment, the file need not be there.
+    let of_environment = || {
+        let path = || Path::new(USUAL_FOLDERS[0]).join(PUSH_FILE);
+        config::VARIABLES.are_set(environment).then(path)
+    };
+    named
+        .map(PathBuf::from)
+        .or_else(found)
+        .or_else(of_environment)
 }

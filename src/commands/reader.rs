@@ -30,6 +30,6 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
     let path = &arguments.config;
     sandboxed::read_for(path, environment, |clock| match arguments.service {
         Service::Push => drop(push_gateway::config::load(path, environment, clock.wall())),
-        Service::Turn => drop(turn_relay::config::load(path, clock.wall())),
+        Service::Turn => drop(turn_relay::config::load(path, environment, clock.wall())),
     })
 }

@@ -46,7 +46,11 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
     if arguments.supervised {
         name_process(c"nocturne-turn");
     }
-    let Some(path) = arguments.config.clone().or_else(default_path) else {
+    let Some(path) = arguments
+        .config
+        .clone()
+        .or_else(|| default_path(environment))
+    else {
         return failed(&format!(
             "no configuration: name one with --config FILE; there is no {} either (config/turn-relay.yaml is a \
              commented example)",
@@ -59,7 +63,8 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
         mut warnings,
         failing,
         errors,
-    } = config::load(&path, clock.wall());
+        from_environment,
+    } = config::load(&path, environment, clock.wall());
     // A certificate that ran out stops TLS; the relay is there for the others.
     warnings.splice(..0, failing);
     let Some(config) = config.filter(|_| errors.is_empty()) else {
@@ -97,6 +102,9 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
     for warning in &warnings {
         warn!("{warning}");
     }
+    if let Some(note) = from_environment {
+        info!("{note}");
+    }
     for line in config::report::summary(&config) {
         info!("{line}");
     }
@@ -133,10 +141,11 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
 }
 
 /// Where the configuration is, when the command line does not say.
-pub(crate) fn default_path() -> Option<PathBuf> {
-    USUAL
-        .iter()
-        .map(Path::new)
-        .find(|path| path.exists())
-        .map(Path::to_path_buf)
+pub(crate) fn default_path(environment: &Environment) -> Option<PathBuf> {
+    let found = USUAL.iter().find(|path| Path::new(path).exists());
+    // Where everything may be in the environment, the file need not be there.
+    let of_environment = USUAL
+        .last()
+        .filter(|_| config::VARIABLES.are_set(environment));
+    found.or(of_environment).map(PathBuf::from)
 }

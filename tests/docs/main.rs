@@ -8,7 +8,7 @@ use std::{
 };
 
 use turn_relay_proto::counters::{
-    AuthFailure, Denial, Direction, DropReason, Handshake, Label, QuotaHit,
+    AuthFailure, Denial, Direction, DropReason, Handover, Handshake, Label, QuotaHit,
 };
 
 mod dependencies;
@@ -19,7 +19,7 @@ mod snippets;
 mod words;
 
 /// The documents that users read.
-const DOCUMENTS: [&str; 21] = [
+const DOCUMENTS: [&str; 22] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -33,6 +33,7 @@ const DOCUMENTS: [&str; 21] = [
     "docs/from-sygnal.md",
     "docs/install.md",
     "docs/monitoring.md",
+    "docs/one-port.md",
     "docs/opaque-push.md",
     "docs/providers.md",
     "docs/run.md",
@@ -157,6 +158,7 @@ fn every_label_of_the_relay_is_described_and_no_other() {
     assert_eq!(described("denials"), labels::<Denial>());
     assert_eq!(described("quota_hits"), labels::<QuotaHit>());
     assert_eq!(described("handshakes"), labels::<Handshake>());
+    assert_eq!(described("handovers"), labels::<Handover>());
 }
 
 #[test]

@@ -417,7 +417,7 @@ async fn of_the_relay() -> String {
     });
     fs::write(&file, configuration.to_string()).expect("the folder can be written to");
     let clock = Clock::system();
-    let loaded = turn_relay::config::load(&file, clock.wall());
+    let loaded = turn_relay::config::load(&file, &Environment::default(), clock.wall());
     assert_eq!(loaded.errors, [""; 0]);
     let world = turn_relay::relay::World {
         clock,

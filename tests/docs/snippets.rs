@@ -33,9 +33,9 @@ fn every_configuration_loads_without_an_error_and_without_a_warning() {
                 .expect("the folder can be written to");
             let now = Clock::system().wall();
             let problems = if block.starts_with(ELSEWHERE) {
-                turn_relay::config::load(&file, now).errors
+                turn_relay::config::load(&file, &Environment::default(), now).errors
             } else if block.contains(RELAY) {
-                let loaded = turn_relay::config::load(&file, now);
+                let loaded = turn_relay::config::load(&file, &Environment::default(), now);
                 [loaded.errors, loaded.failing, loaded.warnings].concat()
             } else {
                 let loaded = config::load(&file, &Environment::default(), now);

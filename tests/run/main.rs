@@ -13,6 +13,7 @@
 
 mod ends;
 mod harness;
+mod health;
 mod privileges;
 mod signals;
 mod start;

@@ -93,8 +93,8 @@ fn a_configuration_that_is_bad_to_begin_with_ends_everything() {
 #[test]
 fn neither_service_gets_the_settings_of_the_other() {
     let run = Setup::new()
-        .with_environment("NOCTURNE_PUSH__A", "of-push")
-        .with_environment("NOCTURNE_TURN__A", "of-turn")
+        .with_environment("NOCTURNE_PUSH_A", "of-push")
+        .with_environment("NOCTURNE_TURN_A", "of-turn")
         .with_environment("WATCHDOG_PID", "1")
         .start();
     for (service, own, others) in [

@@ -6,8 +6,8 @@ use serde_json::json;
 
 use crate::{
     client::{
-        ALLOCATE, CREATE_PERMISSION, Client, Credentials, Peer, REFRESH, SECRET, lifetime, peer,
-        udp_transport,
+        ALLOCATE, CREATE_PERMISSION, Client, Credentials, Peer, REFRESH, SECRET,
+        XOR_RELAYED_ADDRESS, even_port, lifetime, peer, udp_transport,
     },
     relay::Relay,
     time::{eventually, now, unix_seconds},
@@ -134,6 +134,44 @@ fn ports_are_given_back_and_when_there_are_none_the_answer_is_508() {
     assert!(relay.metric("quota_hits_total", "ports") >= 1);
     assert_eq!(clients.pop().unwrap().refresh(0), Ok(0));
     relay.udp_client().allocate();
+}
+
+/// A firewall or a container that lets few ports through: one is enough for a call at a time.
+#[test]
+fn a_single_port_serves_one_allocation_after_another_and_a_range_without_pairs_has_no_reservations()
+{
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let address = std::net::Ipv4Addr::from([127, 56, high, low]);
+    let with =
+        |ports: &str| Relay::start(&json!({"relay": {"addresses": [address], "ports": ports}}));
+    let asked = |relay: &Relay, next| {
+        let mut client = relay.udp_client();
+        let answer = client.ask(ALLOCATE, &[udp_transport(), even_port(next)]);
+        (answer.code(), answer.xor(XOR_RELAYED_ADDRESS), client)
+    };
+    {
+        let relay = with("31001");
+        for _ in 0..3 {
+            let mut client = relay.udp_client();
+            assert_eq!(client.allocate(), (address, 31001).into());
+            assert_eq!(relay.udp_client().refused_allocation(), 508);
+            let peer = Peer::new();
+            assert_eq!(client.bind(0x4000, peer.address()), None);
+            client.send_on(0x4000, b"hello");
+            assert_eq!(peer.receive(), (b"hello".to_vec(), (address, 31001).into()));
+            assert_eq!(client.refresh(0), Ok(0));
+        }
+        assert_eq!(asked(&relay, false).0, Some(508));
+        assert_eq!(relay.metric("quota_hits_total", "ports"), 4);
+    }
+    // one even port, with none above it
+    let relay = with("31001-31002");
+    assert_eq!(asked(&relay, true).0, Some(508));
+    let (refused, relayed, _client) = asked(&relay, false);
+    assert_eq!((refused, relayed), (None, Some((address, 31002).into())));
+    assert_eq!(asked(&relay, false).0, Some(508));
+    relay.udp_client().allocate();
+    assert_eq!(relay.udp_client().refused_allocation(), 508);
 }
 
 #[test]

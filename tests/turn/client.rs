@@ -50,6 +50,7 @@ const PASSWORD_ALGORITHMS: u16 = 0x8002;
 const NONCE: u16 = 0x0015;
 pub(crate) const XOR_RELAYED_ADDRESS: u16 = 0x0016;
 const REQUESTED_ADDRESS_FAMILY: u16 = 0x0017;
+const EVEN_PORT: u16 = 0x0018;
 const REQUESTED_TRANSPORT: u16 = 0x0019;
 const DONT_FRAGMENT: u16 = 0x001A;
 pub(crate) const XOR_MAPPED_ADDRESS: u16 = 0x0020;
@@ -126,6 +127,11 @@ pub(crate) fn ipv6_too() -> Attribute {
 
 pub(crate) fn dont_fragment() -> Attribute {
     Attribute::Raw(DONT_FRAGMENT, Vec::new())
+}
+
+/// With the bit that asks for the next port, too, or without it (RFC 8656 §18.7).
+pub(crate) fn even_port(and_the_next: bool) -> Attribute {
+    Attribute::Raw(EVEN_PORT, vec![u8::from(and_the_next) << 7])
 }
 
 pub(crate) fn data(payload: &[u8]) -> Attribute {

@@ -14,7 +14,8 @@
 //! | [`streams`], [`connections`] | clients over TCP and TLS, and those who only look like clients |
 //! | [`certificates`] | renewals |
 //! | `dtls` | clients over DTLS, with the feature of that name |
-//! | [`proxy_protocol`], [`tcp_allocations`] | what is off unless the operator wants it |
+//! | [`proxy_protocol`], [`https_backend`], [`tcp_allocations`] | what is off unless the operator wants it |
+//! | [`one_port`] | the same as `https_backend` with nginx and curl, as docs/one-port.md says |
 //! | [`eyes`] | health, metrics, logs |
 //! | `namespaces` | hosts, routers and NATs around the relay, on Linux as root |
 
@@ -29,8 +30,10 @@ mod connections;
 #[cfg(feature = "dtls")]
 mod dtls;
 mod eyes;
+mod https_backend;
 #[cfg(target_os = "linux")]
 mod namespaces;
+mod one_port;
 mod peers;
 mod proxy_protocol;
 mod relay;

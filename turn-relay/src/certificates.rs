@@ -42,6 +42,9 @@ pub const ALPN_TURN: &[u8] = b"stun.turn";
 /// RFC 7443 §3: Binding requests over this connection.
 pub const ALPN_NAT_DISCOVERY: &[u8] = b"stun.nat-discovery";
 
+/// RFC 7301 §6: HTTP over this connection. HTTP/2 is not offered, since backends seldom speak it in clear.
+pub const ALPN_HTTP: &[u8] = b"http/1.1";
+
 const PROTOCOLS: [&[u8]; 2] = [ALPN_TURN, ALPN_NAT_DISCOVERY];
 
 /// How often the files are looked at.
@@ -317,19 +320,35 @@ fn names(certificate: &X509Certificate<'_>) -> BTreeSet<Name> {
 /// rustls takes the first protocol of the *server's* list, and refuses a client that offers none of them.
 /// RFC 7443 §3 wants the first of the client's, and whoever offers something else is a client all the same,
 /// and is answered without a protocol.
+///
+/// HTTP is what is left: whoever offers TURN wants it. coturn's client offers HTTP before, and never speaks it.
 #[must_use]
-pub fn for_client(config: &Arc<ServerConfig>, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
+pub fn for_client(
+    config: &Arc<ServerConfig>,
+    hello: &ClientHello<'_>,
+    takes_http: bool,
+) -> Arc<ServerConfig> {
     match hello.alpn() {
-        Some(offered) => for_protocols(config, offered),
+        Some(offered) => for_protocols(config, offered, takes_http),
         None => Arc::clone(config),
     }
 }
 
 fn for_protocols<'a>(
     config: &Arc<ServerConfig>,
-    mut offered: impl Iterator<Item = &'a [u8]>,
+    offered: impl Iterator<Item = &'a [u8]>,
+    takes_http: bool,
 ) -> Arc<ServerConfig> {
-    let selected = offered.find(|protocol| PROTOCOLS.contains(protocol));
+    let mut selected = None;
+    for protocol in offered {
+        if PROTOCOLS.contains(&protocol) {
+            selected = Some(protocol);
+            break;
+        }
+        if takes_http && protocol == ALPN_HTTP {
+            selected = Some(protocol);
+        }
+    }
     let mut config = ServerConfig::clone(config);
     config.alpn_protocols = selected.map(<[u8]>::to_vec).into_iter().collect();
     Arc::new(config)
@@ -638,7 +657,7 @@ mod tests {
                 break accepted;
             }
         };
-        let config = for_client(config, &accepted.client_hello());
+        let config = for_client(config, &accepted.client_hello(), false);
         accepted
             .into_connection(config)
             .map_err(|(error, _)| error)
@@ -673,6 +692,30 @@ mod tests {
                     handshake(&config, &pem, offered, &versions).expect("a connection");
                 assert_eq!(protocol.as_deref(), selected, "{offered:?}");
             }
+        }
+    }
+
+    #[test]
+    fn http_is_a_protocol_where_there_is_a_backend_for_it_and_http_2_never() {
+        let config = identity(&pem()).server_config().expect("TLS works");
+        let cases: [(Offered<'_>, Option<&[u8]>); 5] = [
+            (&[b"h2", ALPN_HTTP], Some(ALPN_HTTP)),
+            (&[ALPN_HTTP, ALPN_TURN], Some(ALPN_TURN)),
+            (&[ALPN_TURN, ALPN_HTTP], Some(ALPN_TURN)),
+            (&[b"h2"], None),
+            (&[], None),
+        ];
+        for (offered, selected) in cases {
+            let of_client = for_protocols(&config, offered.iter().copied(), true);
+            let protocols: Vec<_> = of_client.alpn_protocols.iter().map(Vec::as_slice).collect();
+            assert_eq!(protocols, Vec::from_iter(selected), "{offered:?}");
+            let without = for_protocols(&config, offered.iter().copied(), false);
+            assert!(
+                !without
+                    .alpn_protocols
+                    .iter()
+                    .any(|protocol| protocol == ALPN_HTTP)
+            );
         }
     }
 

@@ -3,11 +3,13 @@
 //! Nothing in here knows STUN, allocations or permissions: that is the core's. What is to be done with sockets stands
 //! in the core's effects, which the worker carries out with what is here.
 
+pub mod backend;
 pub mod connections;
 pub mod datagrams;
 pub mod deadlines;
 #[cfg(feature = "dtls")]
 pub mod dtls;
+pub mod handovers;
 pub mod listeners;
 pub mod locals;
 pub mod mailbox;

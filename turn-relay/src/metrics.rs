@@ -231,6 +231,13 @@ impl Encoder<'_, '_> {
             |counters| &counters.handshakes,
             |result| ByResult { result },
         )?;
+        self.family(
+            "nocturne_turn_handovers",
+            "Connections for the HTTPS backend by what came of them",
+            of_threads,
+            |counters| &counters.handovers,
+            |result| ByResult { result },
+        )?;
         #[cfg(feature = "dtls")]
         self.family(
             "nocturne_turn_dtls_handshakes",
@@ -301,6 +308,7 @@ impl Encoder<'_, '_> {
         let all = [
             ("tcp", connections.tcp),
             ("tls", connections.tls),
+            ("https", connections.https),
             #[cfg(feature = "dtls")]
             ("dtls", connections.dtls),
         ];
@@ -349,7 +357,7 @@ fn sum(of_threads: &[Arc<Counters>], count: impl Fn(&Counters) -> u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use turn_relay_proto::counters::{
-        AllocationKind, AuthFailure, Denial, Direction, DropReason, Handshake, QuotaHit,
+        AllocationKind, AuthFailure, Denial, Direction, DropReason, Handover, Handshake, QuotaHit,
     };
 
     use super::*;
@@ -362,6 +370,7 @@ mod tests {
             let connections = Connections {
                 tcp: 3,
                 tls: 4,
+                https: 5,
                 #[cfg(feature = "dtls")]
                 dtls: 5,
             };
@@ -388,6 +397,7 @@ mod tests {
         one.denials.add(Denial::ChannelBind, 7);
         one.quota_hits.add(QuotaHit::UserAllocations, 8);
         one.handshakes.add(Handshake::TimedOut, 9);
+        other.handovers.add(Handover::Failed, 4);
         one.dtls_handshakes.add(Handshake::Failed, 11);
         one.bindings.add(10);
         other.bindings.add(1);
@@ -403,11 +413,13 @@ mod tests {
             "nocturne_turn_denials_total{operation=\"channel_bind\"} 7",
             "nocturne_turn_quota_hits_total{quota=\"user_allocations\"} 8",
             "nocturne_turn_handshakes_total{result=\"timed_out\"} 9",
+            "nocturne_turn_handovers_total{result=\"failed\"} 4",
             "nocturne_turn_bindings_total 11",
             "nocturne_turn_allocations{transport=\"tls\",family=\"dual\"} 2",
             "nocturne_turn_allocations_made_total{transport=\"tls\",family=\"dual\"} 5",
             "nocturne_turn_connections{transport=\"tcp\"} 3",
             "nocturne_turn_connections{transport=\"tls\"} 4",
+            "nocturne_turn_connections{transport=\"https\"} 5",
             #[cfg(feature = "dtls")]
             "nocturne_turn_connections{transport=\"dtls\"} 5",
             #[cfg(feature = "dtls")]

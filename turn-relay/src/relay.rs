@@ -25,6 +25,7 @@ use crate::{
     certificates::Certificates,
     config::{self, Config},
     credentials::{self, Service},
+    io::handovers,
     metrics::Metrics,
     workers::{Reloadable, Settings, Workers},
 };
@@ -62,6 +63,7 @@ pub struct Relay {
     metrics: Metrics,
     credentials: Service,
     clock: Clock,
+    environment: Environment,
     stopping: AtomicBool,
 }
 
@@ -131,6 +133,7 @@ impl Relay {
             metrics,
             credentials,
             clock,
+            environment,
             stopping: AtomicBool::new(false),
         })
     }
@@ -221,7 +224,9 @@ impl Relay {
     /// are bad the old ones stay in force, and the problems are logged.
     pub async fn reload(&self) {
         let (path, now) = (self.started.path.clone(), self.clock.wall());
-        let read = tokio::task::spawn_blocking(move || config::load(&path, now)).await;
+        let environment = self.environment.clone();
+        let read =
+            tokio::task::spawn_blocking(move || config::load(&path, &environment, now)).await;
         let refused = match read {
             Err(_) => vec!["a fault in the relay while reading the configuration".to_owned()],
             Ok(loaded) => {
@@ -366,15 +371,19 @@ fn roots(config: &Config, environment: &Environment) -> Result<RootCertStore, St
     }
 }
 
-/// Each allocation takes a socket, one of both families two.
+/// Each allocation takes a socket, one of both families two; each connection of the HTTPS backend takes two.
 fn check_open_files(config: &Config, open_files: u64) {
     let allocations = config.quotas.allocations_total;
-    if open_files < u64::from(allocations) + OTHER_FILES {
+    let https = match config.listen.https_backend {
+        Some(_) => 2 * config.quotas.https_connections as u64,
+        None => 0,
+    };
+    if open_files < u64::from(allocations) + https + OTHER_FILES {
         warn!(
             open_files,
             allocations_total = allocations,
-            "the system lets this process have fewer open files than `quotas.allocations_total` needs (raise \
-             LimitNOFILE= or `ulimit -n`)"
+            "the system lets this process have fewer open files than `quotas.allocations_total` and \
+             `quotas.https_connections` need (raise LimitNOFILE= or `ulimit -n`)"
         );
     }
 }
@@ -452,20 +461,14 @@ fn restart_only(started: &Config, config: &Config) -> Vec<&'static str> {
 fn settings(config: &Config, certificates: Option<&Certificates>, has_ipv6: bool) -> Settings {
     let listen = &config.listen;
     let usable = |addresses: &[SocketAddr]| without_missing_family(addresses, has_ipv6);
-    let tcp = usable(&listen.tcp);
-    // One socket for both: what comes in is told apart by its first byte.
-    let tls = usable(&listen.tls)
-        .into_iter()
-        .filter(|address| !tcp.contains(address))
-        .collect();
     Settings {
         workers: config.workers.map_or_else(
             || std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             std::num::NonZero::get,
         ),
         udp: usable(&listen.udp),
-        tcp,
-        tls,
+        tcp: usable(&listen.tcp),
+        tls: usable(&listen.tls),
         dtls: usable(&listen.dtls),
         relay_ports: config.relay.ports.clone(),
         tls_config: certificates.map(Certificates::current),
@@ -535,6 +538,12 @@ fn reloadable(
         tls_handshake: config.timeouts.tls_handshake,
         first_request: config.timeouts.first_request,
         idle: config.timeouts.idle,
+        https_backend: config.listen.https_backend.clone(),
+        https_connections: handovers::Limits {
+            total: quotas.https_connections,
+            of_prefix: quotas.https_connections_per_prefix,
+        },
+        https_idle: config.timeouts.https_idle,
     }
 }
 

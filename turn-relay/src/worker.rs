@@ -3,6 +3,7 @@
 //! It knows which sockets there are and in which order they are served. What packets mean is the core's matter, how they
 //! are moved that of [`io`](crate::io).
 
+mod backend;
 mod moderation;
 mod packets;
 mod peers;
@@ -42,6 +43,7 @@ use crate::{
         connections::Connections,
         datagrams::{Arena, Datagrams, Envelope},
         deadlines::Deadlines,
+        handovers::Handovers,
         listeners::{StreamListener, UdpListener},
         locals::{Locals, SharedLocals},
         mailbox::Mailbox,
@@ -87,6 +89,7 @@ pub(crate) struct Common {
     pub(crate) commons: Arc<Commons>,
     pub(crate) locals: Arc<SharedLocals>,
     pub(crate) strangers: Arc<Strangers>,
+    pub(crate) handovers: Arc<Handovers>,
     pub(crate) peers: Arc<PeerRegistry>,
     pub(crate) reloadable: Arc<Reloadable>,
     pub(crate) tls_config: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
@@ -126,6 +129,8 @@ pub(crate) struct Pulse {
     pub(crate) tcp: AtomicU64,
     /// Connections with TLS.
     pub(crate) tls: AtomicU64,
+    /// Connections with TLS that the HTTPS backend has.
+    pub(crate) https: AtomicU64,
     /// DTLS sessions.
     #[cfg(feature = "dtls")]
     pub(crate) dtls: AtomicU64,
@@ -169,6 +174,9 @@ pub(crate) struct Worker<D> {
     peers: Peers,
     peer_registry: Arc<PeerRegistry>,
     strangers: Arc<Strangers>,
+    handovers: Arc<Handovers>,
+    /// Until then nothing is said of the HTTPS backend.
+    silent_until: Time,
     tls_config: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
     #[cfg(feature = "dtls")]
     dtls_config: Option<Arc<ArcSwap<crate::io::dtls::ServerConfig>>>,
@@ -242,6 +250,8 @@ impl<D: Datagrams> Worker<D> {
             peers: Peers::default(),
             peer_registry: common.peers,
             strangers: common.strangers,
+            handovers: common.handovers,
+            silent_until: Time::default(),
             tls_config: common.tls_config,
             #[cfg(feature = "dtls")]
             dtls_config: common.dtls_config,
@@ -531,6 +541,14 @@ impl<D: Datagrams> Worker<D> {
             | Effect::Authenticated { .. }
             | Effect::AllocationEnded { .. } => {}
         }
+    }
+}
+
+impl Pulse {
+    /// The HTTPS backend has one more of the connections with TLS.
+    fn moves_to_https(&self) {
+        self.tls.fetch_sub(1, Ordering::Relaxed);
+        self.https.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -23,6 +23,8 @@ use turn_relay_proto::{Commons, Config, counters::Counters};
 use crate::{
     io::{
         SystemDatagrams,
+        backend::Backend,
+        handovers,
         listeners::{self, StreamListener, UdpListener},
         mailbox::Mailbox,
         ready::Source,
@@ -45,7 +47,7 @@ pub struct Settings {
     pub udp: Vec<SocketAddr>,
     /// `listen.tcp`. Plain and TLS are told apart by the first byte, here and in `tls`.
     pub tcp: Vec<SocketAddr>,
-    /// `listen.tls`.
+    /// `listen.tls`. What is in `tcp`, too, has one socket for both.
     pub tls: Vec<SocketAddr>,
     /// `listen.dtls`. With the cargo feature `dtls` alone.
     pub dtls: Vec<SocketAddr>,
@@ -75,6 +77,12 @@ pub struct Reloadable {
     pub first_request: Duration,
     /// `timeouts.idle`: how long a connection may be open after its allocation ended.
     pub idle: Duration,
+    /// Who gets HTTP that comes over TLS to the addresses of `listen.tls` (`listen.https_backend`).
+    pub https_backend: Option<Backend>,
+    /// How many connections it may have (`quotas.https_connections`, `quotas.https_connections_per_prefix`).
+    pub https_connections: handovers::Limits,
+    /// `timeouts.https_idle`: how long nothing may go to or fro on one of them.
+    pub https_idle: Duration,
 }
 
 /// The running threads.
@@ -149,6 +157,7 @@ impl Workers {
             commons: Arc::clone(&commons),
             locals: Arc::default(),
             strangers: Arc::default(),
+            handovers: Arc::default(),
             peers: Arc::default(),
             reloadable: Arc::new(reloadable),
             tls_config: settings.tls_config,
@@ -231,6 +240,7 @@ impl Workers {
         Connections {
             tcp: sum(|pulse| &pulse.tcp),
             tls: sum(|pulse| &pulse.tls),
+            https: sum(|pulse| &pulse.https),
             #[cfg(feature = "dtls")]
             dtls: sum(|pulse| &pulse.dtls),
         }
@@ -295,11 +305,22 @@ impl Listeners {
                 }
             }
         }
-        let tls = settings.tls_config.as_ref().map(|_| &settings.tls);
-        for address in settings.tcp.iter().chain(tls.into_iter().flatten()) {
-            let (address, sockets) = listeners::tcp(*address, workers)?;
-            all.addresses.push(address);
-            for (of_worker, socket) in all.tcp.iter_mut().zip(sockets) {
+        let tls: &[SocketAddr] = match &settings.tls_config {
+            Some(_) => &settings.tls,
+            None => &[],
+        };
+        // with port 0 the system chooses one for each
+        let is_both = |address: &SocketAddr| address.port() != 0 && settings.tcp.contains(address);
+        let of_tcp = settings.tcp.iter().map(|address| {
+            let is_tls = address.port() != 0 && tls.contains(address);
+            (address, is_tls)
+        });
+        let of_tls = tls.iter().filter(|address| !is_both(address));
+        for (address, is_https) in of_tcp.chain(of_tls.map(|address| (address, true))) {
+            let (bound, sockets) = listeners::tcp(*address, workers)?;
+            all.addresses.push(bound);
+            for (of_worker, mut socket) in all.tcp.iter_mut().zip(sockets) {
+                socket.is_https = is_https;
                 of_worker.push(socket);
             }
         }
@@ -353,8 +374,10 @@ impl fmt::Debug for Workers {
 pub struct Connections {
     /// In clear.
     pub tcp: u64,
-    /// Encrypted.
+    /// Encrypted, but for those in `https`.
     pub tls: u64,
+    /// Encrypted, and with the HTTPS backend.
+    pub https: u64,
     /// DTLS sessions.
     #[cfg(feature = "dtls")]
     pub dtls: u64,

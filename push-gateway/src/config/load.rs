@@ -11,7 +11,7 @@ use shared::{
     address_policy::AddressPolicy,
     environment::Environment,
     secret::Secret,
-    yaml::{self, Diagnostics, Scalar, Section, Severity, Value},
+    yaml::{Diagnostics, Node, Scalar, Section, Severity, Value, Variables},
 };
 use url::Url;
 
@@ -29,15 +29,49 @@ pub struct Loaded {
     pub failing: Vec<String>,
     /// What must be mended, all of it, in the order of the file.
     pub errors: Vec<String>,
+    /// Which environment variables had a say, if any had: a line for people.
+    pub from_environment: Option<String>,
 }
 
-/// Reads `path` and everything that it names. Certificates are judged by `now`.
+/// The keys that environment variables can have. An app ID has dots in it, which no variable's name can have.
+pub const VARIABLES: Variables = Variables {
+    prefix: "NOCTURNE_PUSH__",
+    whole: &["apps"],
+    files: &[],
+};
+
+/// Reads `path`, the [`VARIABLES`] of `environment`, and everything that they name. Certificates are judged
+/// by `now`.
 #[must_use]
 pub fn load(path: &Path, environment: &Environment, now: SystemTime) -> Loaded {
     let diagnostics = Diagnostics::new(path.display().to_string());
-    let config = yaml::read(path, &diagnostics)
-        .and_then(|text| config_of_text(&text, path, environment, now, &diagnostics));
-    finish(config, &diagnostics)
+    let config = VARIABLES
+        .read(path, environment, &diagnostics)
+        .map(|node| config_of(&node, path, environment, now, &diagnostics));
+    Loaded {
+        from_environment: VARIABLES.note(path, environment),
+        ..finish(config, &diagnostics)
+    }
+}
+
+/// Where a gateway with this configuration listens, whatever else may be wrong with it.
+///
+/// # Errors
+///
+/// When the configuration cannot be read, or does not say where: each problem, with file and line.
+pub fn http_addresses(
+    path: &Path,
+    environment: &Environment,
+) -> Result<Vec<SocketAddr>, Vec<String>> {
+    let diagnostics = Diagnostics::new(path.display().to_string());
+    let addresses = VARIABLES.read(path, environment, &diagnostics).map(|node| {
+        let root = Value::root(&node, &diagnostics).section();
+        listen(&root.section("http"))
+    });
+    match addresses {
+        Some(addresses) if !diagnostics.has_errors() => Ok(addresses),
+        Some(_) | None => Err(diagnostics.of(Severity::Error)),
+    }
 }
 
 pub(super) fn finish(config: Option<Config>, diagnostics: &Diagnostics) -> Loaded {
@@ -46,10 +80,12 @@ pub(super) fn finish(config: Option<Config>, diagnostics: &Diagnostics) -> Loade
         warnings: diagnostics.of(Severity::Warning),
         failing: diagnostics.of(Severity::Failing),
         errors: diagnostics.of(Severity::Error),
+        from_environment: None,
     }
 }
 
 /// As [`load`], for a text that is read already.
+#[cfg(test)]
 pub(super) fn config_of_text(
     text: &str,
     path: &Path,
@@ -57,8 +93,18 @@ pub(super) fn config_of_text(
     now: SystemTime,
     diagnostics: &Diagnostics,
 ) -> Option<Config> {
-    let node = yaml::parse(text, diagnostics)?;
-    let root = Value::root(&node, diagnostics).section();
+    let node = VARIABLES.parse(text, environment, diagnostics)?;
+    Some(config_of(&node, path, environment, now, diagnostics))
+}
+
+fn config_of(
+    node: &Node,
+    path: &Path,
+    environment: &Environment,
+    now: SystemTime,
+    diagnostics: &Diagnostics,
+) -> Config {
+    let root = Value::root(node, diagnostics).section();
 
     let listen = listen(&root.section("http"));
     let metrics_listen = metrics(&root.section("metrics"), &listen);
@@ -81,7 +127,7 @@ pub(super) fn config_of_text(
         }
     }
     root.finish(Severity::Warning);
-    Some(config)
+    config
 }
 
 fn listen(http: &Section<'_>) -> Vec<SocketAddr> {
@@ -258,7 +304,7 @@ fn apps(root: &Section<'_>, now: SystemTime, diagnostics: &Diagnostics) -> Vec<s
         value.error(NONE);
     }
     let mut apps = Vec::new();
-    let mut globs: Vec<(Glob, usize)> = Vec::new();
+    let mut globs: Vec<(Glob, String)> = Vec::new();
     for (id, value) in &entries {
         app_id(id, value, &mut globs);
         apps.extend(app::read(id, value, now));
@@ -267,7 +313,7 @@ fn apps(root: &Section<'_>, now: SystemTime, diagnostics: &Diagnostics) -> Vec<s
 }
 
 /// What Sygnal tolerates in an app ID although it surprises.
-fn app_id<'a>(id: &'a str, value: &Value<'a>, globs: &mut Vec<(Glob, usize)>) {
+fn app_id<'a>(id: &'a str, value: &Value<'a>, globs: &mut Vec<(Glob, String)>) {
     const LONGEST: usize = 64;
     let length = id.chars().count();
     if length > LONGEST {
@@ -279,16 +325,16 @@ fn app_id<'a>(id: &'a str, value: &Value<'a>, globs: &mut Vec<(Glob, usize)>) {
         return;
     }
     let glob = Glob::new(id);
-    for (other, line) in &*globs {
+    for (other, place) in &*globs {
         if glob.overlaps(other) {
             value.warning(format_args!(
-                "overlaps with {:?} on line {line}: pushkeys of app IDs that match both are \
+                "overlaps with {:?} {place}: pushkeys of app IDs that match both are \
                  rejected (make one of them narrower)",
                 other.as_str()
             ));
         }
     }
-    globs.push((glob, value.line()));
+    globs.push((glob, value.place()));
 }
 
 fn limits(limits: &Section<'_>) -> Limits {

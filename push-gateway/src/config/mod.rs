@@ -18,7 +18,7 @@ pub mod report;
 mod tests;
 
 pub use glob::Glob;
-pub use load::{Loaded, load};
+pub use load::{Loaded, VARIABLES, http_addresses, load};
 
 /// A whole, valid configuration.
 #[derive(Clone, Debug)]

@@ -23,7 +23,7 @@ pub fn text(path: &Path, loaded: &Loaded) -> String {
     )
 }
 
-/// Errors, warnings, then a line for each app that says what its provider gets to see.
+/// Errors, warnings, what the environment had a say in, then a line for each app that says what its provider gets to see.
 #[must_use]
 pub fn lines(loaded: &Loaded) -> Vec<String> {
     let errors = loaded.errors.iter().chain(&loaded.failing);
@@ -33,7 +33,11 @@ pub fn lines(loaded: &Loaded) -> Vec<String> {
         .iter()
         .map(|text| format!("warning: {text}"));
     let apps = loaded.config.iter().flat_map(|config| &config.apps);
-    errors.chain(warnings).chain(apps.map(app_line)).collect()
+    errors
+        .chain(warnings)
+        .chain(loaded.from_environment.clone())
+        .chain(apps.map(app_line))
+        .collect()
 }
 
 /// `app "im.example.ios" (apns, opaque): Apple sees …`

@@ -13,6 +13,9 @@ pub enum Severity {
     Error,
 }
 
+/// Lines from here on stand for environment variables. No file has so many.
+const FIRST_VARIABLE: usize = usize::MAX / 2;
+
 /// The problems of one file, in whatever order they are found.
 ///
 /// Readers share it by reference, so that a value can report a problem wherever it is read.
@@ -20,6 +23,7 @@ pub enum Severity {
 pub struct Diagnostics {
     file: String,
     found: RefCell<Vec<Problem>>,
+    variables: RefCell<Vec<String>>,
     absent: RefCell<BTreeSet<String>>,
 }
 
@@ -36,8 +40,38 @@ impl Diagnostics {
         Self {
             file: file.into(),
             found: RefCell::default(),
+            variables: RefCell::default(),
             absent: RefCell::default(),
         }
+    }
+
+    /// The line that stands for a variable.
+    pub(super) fn line_of_variable(&self, name: &str) -> usize {
+        let mut variables = self.variables.borrow_mut();
+        let known = variables.iter().position(|known| known == name);
+        FIRST_VARIABLE
+            + known.unwrap_or_else(|| {
+                variables.push(name.to_owned());
+                variables.len() - 1
+            })
+    }
+
+    /// Whether a line stands for a variable.
+    pub(super) fn is_variable(line: usize) -> bool {
+        line >= FIRST_VARIABLE
+    }
+
+    /// `on line 3`, or `in NAME` for a variable.
+    pub(super) fn place(&self, line: usize) -> String {
+        match self.variable(line) {
+            Some(name) => format!("in {name}"),
+            None => format!("on line {line}"),
+        }
+    }
+
+    fn variable(&self, line: usize) -> Option<String> {
+        let index = line.checked_sub(FIRST_VARIABLE)?;
+        self.variables.borrow().get(index).cloned()
     }
 
     /// Notes that a reader asked for a key that the file does not have.
@@ -52,13 +86,14 @@ impl Diagnostics {
         self.absent.borrow().iter().cloned().collect()
     }
 
-    /// Adds a problem: `file:line: key: text`. Line 0 means the file as a whole; an empty `key` is
+    /// Adds a problem: `file:line: key: text`, or `environment variable NAME: key: text`. Line 0 means the file as a whole; an empty `key` is
     /// left out.
     pub fn report(&self, severity: Severity, line: usize, key: &str, text: impl Display) {
-        let mut place = self.file.clone();
-        if line > 0 {
-            place = format!("{place}:{line}");
-        }
+        let mut place = match self.variable(line) {
+            Some(name) => format!("environment variable {name}"),
+            None if line > 0 => format!("{}:{line}", self.file),
+            None => self.file.clone(),
+        };
         if !key.is_empty() {
             place = format!("{place}: {key}");
         }

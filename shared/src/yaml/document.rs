@@ -35,7 +35,7 @@ pub(super) enum Content {
     Mapping(Mapping),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Mapping {
     pub(super) entries: Vec<Entry>,
     /// Keys that were given before, with the line of the earlier one.
@@ -60,6 +60,21 @@ pub(super) struct Key {
 /// What keeps it from being read is reported to `diagnostics` as an error, with `None` as the result.
 #[must_use]
 pub fn parse(text: &str, diagnostics: &Diagnostics) -> Option<Node> {
+    root(text, Blank::Refused, diagnostics)
+}
+
+/// What a text with nothing in it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Blank {
+    /// An error.
+    Refused,
+    /// A mapping without keys.
+    Empty,
+}
+
+/// As [`parse`].
+pub(super) fn root(text: &str, blank: Blank, diagnostics: &Diagnostics) -> Option<Node> {
+    const NOTHING: &str = "the file is empty or has nothing but comments in it";
     let root = match Builder::new(text).and_then(Builder::build) {
         Ok(root) => root,
         Err(refusal) => {
@@ -68,18 +83,22 @@ pub fn parse(text: &str, diagnostics: &Diagnostics) -> Option<Node> {
         }
     };
     let found = match &root {
-        None => "the file is empty or has nothing but comments in it",
+        None => NOTHING,
         Some(node) => match &node.content {
             Content::Mapping(_) => return root,
             Content::Scalar {
                 meaning: Scalar::Null,
                 ..
-            } => "the file is empty or has nothing but comments in it",
+            } => NOTHING,
             Content::List(_) => "found a list at the top of the file",
             Content::Scalar { .. } => "found a single value instead of keys",
         },
     };
     let line = root.map_or(0, |node| node.line);
+    if found == NOTHING && blank == Blank::Empty {
+        let nothing = Content::Mapping(Mapping::default());
+        return Some(Node::collection(line, nothing));
+    }
     diagnostics.report(
         Severity::Error,
         line,
@@ -87,6 +106,16 @@ pub fn parse(text: &str, diagnostics: &Diagnostics) -> Option<Node> {
         format!("{found}, expected a mapping (lines of the form `key: value`)"),
     );
     None
+}
+
+/// Reads a text that is one value; all of it is on `line`.
+pub(super) fn parse_value(text: &str, line: usize) -> Result<Node, String> {
+    let node = Builder::new(text).and_then(Builder::build);
+    let mut node = node
+        .map_err(|refusal| refusal.text)?
+        .ok_or_else(|| "found nothing, expected a value".to_owned())?;
+    node.move_to(line);
+    Ok(node)
 }
 
 /// Why a text cannot be read.
@@ -359,7 +388,7 @@ impl Mapping {
 }
 
 impl Node {
-    fn scalar(line: usize, text: String, meaning: Scalar) -> Self {
+    pub(super) fn scalar(line: usize, text: String, meaning: Scalar) -> Self {
         Self {
             line,
             content: Content::Scalar { text, meaning },
@@ -368,7 +397,7 @@ impl Node {
         }
     }
 
-    fn collection(line: usize, content: Content) -> Self {
+    pub(super) fn collection(line: usize, content: Content) -> Self {
         let (mut count, mut height) = (1, 0);
         let mut add = |child: &Self| {
             count += child.count;
@@ -388,6 +417,24 @@ impl Node {
             content,
             count,
             height: height + 1,
+        }
+    }
+
+    /// Says of the value and of all in it that it is on `line`. The depth is bounded, as of any node.
+    fn move_to(&mut self, line: usize) {
+        self.line = line;
+        match &mut self.content {
+            Content::Scalar { .. } => {}
+            Content::List(items) => items.iter_mut().for_each(|item| item.move_to(line)),
+            Content::Mapping(mapping) => {
+                for (key, earlier) in &mut mapping.repeated {
+                    (key.line, *earlier) = (line, line);
+                }
+                for entry in &mut mapping.entries {
+                    entry.key.line = line;
+                    entry.value.move_to(line);
+                }
+            }
         }
     }
 

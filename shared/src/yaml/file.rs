@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
+use zeroize::Zeroizing;
+
 use super::{Diagnostics, Severity};
 use crate::files;
 
 /// The text of the file at `path`. What keeps it from being read is reported as an error.
 #[must_use]
 pub fn read(path: &Path, diagnostics: &Diagnostics) -> Option<String> {
-    let mut bytes = match files::read(path) {
+    let bytes = match files::read(path) {
         Ok(bytes) => bytes,
         Err(error) => {
             let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -24,13 +26,9 @@ pub fn read(path: &Path, diagnostics: &Diagnostics) -> Option<String> {
             return None;
         }
     };
-    match String::from_utf8(std::mem::take(&mut *bytes)) {
+    match text_of(bytes) {
         Ok(text) => Some(text),
-        Err(error) => {
-            let valid = error.utf8_error().valid_up_to();
-            let line = error.as_bytes()[..valid]
-                .split(|byte| *byte == b'\n')
-                .count();
+        Err(line) => {
             diagnostics.report(
                 Severity::Error,
                 line,
@@ -40,4 +38,14 @@ pub fn read(path: &Path, diagnostics: &Diagnostics) -> Option<String> {
             None
         }
     }
+}
+
+/// The text of a file, or the first line that is none.
+pub(super) fn text_of(mut bytes: Zeroizing<Vec<u8>>) -> Result<String, usize> {
+    String::from_utf8(std::mem::take(&mut *bytes)).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        error.as_bytes()[..valid]
+            .split(|byte| *byte == b'\n')
+            .count()
+    })
 }

@@ -4,6 +4,8 @@
 //! read typed values out of it. Nothing stops at the first problem: each goes to [`Diagnostics`], and
 //! the reader carries on with a default.
 //!
+//! [`Variables`] puts keys from the environment in the place of the file's.
+//!
 //! [`prepend`] is the one change that is made to such a file.
 //!
 //! Scalars mean what they mean to `PyYAML` (YAML 1.1), since files written for it are read here too:
@@ -15,6 +17,7 @@ mod edit;
 mod file;
 mod scalar;
 mod unit;
+mod variables;
 mod view;
 
 pub use diagnostics::{Diagnostics, Severity};
@@ -23,4 +26,5 @@ pub use edit::{CannotEdit, prepend};
 pub use file::read;
 pub use scalar::Scalar;
 pub use unit::{parse_duration, parse_size};
+pub use variables::Variables;
 pub use view::{Section, Value};

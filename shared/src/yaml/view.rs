@@ -69,10 +69,10 @@ impl<'a> Value<'a> {
         &self.path
     }
 
-    /// The line of its key.
+    /// Where its key is, for a message: `on line 3`, or `in NAME` for a variable.
     #[must_use]
-    pub fn line(&self) -> usize {
-        self.line
+    pub fn place(&self) -> String {
+        self.diagnostics.place(self.line)
     }
 
     /// Meaning and text of a scalar; none for a list or a mapping.
@@ -409,7 +409,10 @@ impl<'a> Value<'a> {
                         Severity::Warning,
                         *line,
                         &join(&self.path, text),
-                        format_args!("is set again (first on line {earlier}); this one counts"),
+                        format_args!(
+                            "is set again (first {}); this one counts",
+                            self.diagnostics.place(*earlier)
+                        ),
                     );
                 }
                 &mapping.entries
@@ -531,6 +534,12 @@ impl<'a> Section<'a> {
             if asked.contains(&key) {
                 continue;
             }
+            // A file may be one that another program reads, too; a variable is ours.
+            let severity = if Diagnostics::is_variable(entry.key.line) {
+                Severity::Error
+            } else {
+                severity
+            };
             let consequence = match severity {
                 Severity::Warning => "unknown key, ignored",
                 Severity::Failing | Severity::Error => "unknown key",

@@ -49,7 +49,7 @@ pub(super) fn read_push(context: &mut Context, path: PathBuf) {
 
 /// Reads the relay's configuration into the context.
 pub(super) fn read_turn(context: &mut Context, path: PathBuf) {
-    let loaded = turn_relay::config::load(&path, context.clock.wall());
+    let loaded = turn_relay::config::load(&path, &context.environment, context.clock.wall());
     context.turn = loaded.config.filter(|_| loaded.errors.is_empty());
     let mut told = Told {
         path: path.clone(),

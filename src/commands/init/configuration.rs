@@ -201,7 +201,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder for the test");
         let path = folder.path().join("turn-relay.yaml");
         std::fs::write(&path, text).expect("written");
-        let loaded = turn_relay::config::load(&path, Clock::system().wall());
+        let loaded =
+            turn_relay::config::load(&path, &Environment::default(), Clock::system().wall());
         assert_eq!(loaded.errors, [""; 0], "{text}");
         (loaded.config.expect("no errors"), loaded.warnings)
     }

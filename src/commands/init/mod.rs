@@ -560,7 +560,7 @@ impl<'a> Files<'a> {
 
 /// A relay's configuration without errors.
 fn load(path: &Path, clock: &Clock) -> Result<Config, String> {
-    let loaded = turn_relay::config::load(path, clock.wall());
+    let loaded = turn_relay::config::load(path, &Environment::default(), clock.wall());
     loaded.config.ok_or_else(|| {
         format!(
             "{} cannot be used as it is:\n  {}",

@@ -4,6 +4,7 @@ use std::{fmt, path::Path};
 
 use shared::{
     clock::Clock,
+    environment::Environment,
     random::Random,
     secret::Secret,
     yaml::{self, CannotEdit, Diagnostics, Value},
@@ -206,7 +207,7 @@ fn check(edited: &Config, fresh: &Secret<String>, before: &Config) -> Result<(),
 
 fn load(folder: &Folder, name: &str, clock: &Clock) -> Result<Config, String> {
     let path = folder.join(name);
-    let loaded = config::load(&path, clock.wall());
+    let loaded = config::load(&path, &Environment::default(), clock.wall());
     loaded.config.ok_or_else(|| {
         format!(
             "{} cannot be used as it is; nothing was changed:\n  {}",

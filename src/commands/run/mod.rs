@@ -4,11 +4,7 @@
 //! Who is notified and who calls must not meet in one memory, nor both services' keys. What the supervisor
 //! knows is two paths, two process IDs and what the children say of themselves (`shared::supervised`).
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Args;
 use shared::{
@@ -21,13 +17,10 @@ use self::{
     service::{Patience, Service},
     supervisor::Supervisor,
 };
-use super::{PUSH_FILE, TURN_FILE, block_on_one_thread, failed, sandboxed::Privileges};
+use super::{PUSH_FILE, TURN_FILE, block_on_one_thread, configured, failed, sandboxed::Privileges};
 
 mod service;
 mod supervisor;
-
-/// Where the configurations are, when the command line does not say.
-const USUAL: [&str; 2] = ["/etc/nocturne", "config"];
 
 /// Run push gateway and TURN relay, supervised
 ///
@@ -54,9 +47,16 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode {
-    let found = match find(arguments.config_dir.as_deref()) {
+    let found = match configured(arguments.config_dir.as_deref(), environment) {
         Ok(found) => found,
-        Err(problem) => return failed(&problem),
+        Err(looked) => {
+            return failed(&format!(
+                "there is no {PUSH_FILE} and no {TURN_FILE} in {}; make them: \
+                 nocturne init --server-name example.org --out {}",
+                looked.join(" or "),
+                looked[0]
+            ));
+        }
     };
     if let Err(problem) = telemetry::start("info", LogFormat::Auto, environment) {
         return failed(&problem);
@@ -86,46 +86,4 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
             Err(error) => failed(&format!("signals cannot be handled: {error}")),
         }
     })
-}
-
-/// A folder that has configurations.
-#[derive(Debug)]
-struct Found {
-    folder: PathBuf,
-    files: Vec<&'static str>,
-}
-
-fn find(named: Option<&Path>) -> Result<Found, String> {
-    let candidates = match named {
-        Some(folder) => vec![folder],
-        None => USUAL.iter().map(Path::new).collect(),
-    };
-    let found = candidates.iter().map(|folder| in_folder(folder));
-    found
-        .into_iter()
-        .find(|found| !found.files.is_empty())
-        .ok_or_else(|| {
-            let looked = candidates
-                .iter()
-                .map(|folder| folder.display().to_string())
-                .collect::<Vec<_>>()
-                .join(" or ");
-            let to = candidates[0].display();
-            format!(
-                "there is no {PUSH_FILE} and no {TURN_FILE} in {looked}; make them: \
-                 nocturne init --server-name example.org --out {to}"
-            )
-        })
-}
-
-/// A file of which cannot be told whether it is there counts: its service says what is wrong.
-fn in_folder(folder: &Path) -> Found {
-    let is_there = |file: &&str| folder.join(file).try_exists().unwrap_or(true);
-    Found {
-        folder: folder.to_owned(),
-        files: [PUSH_FILE, TURN_FILE]
-            .into_iter()
-            .filter(is_there)
-            .collect(),
-    }
 }

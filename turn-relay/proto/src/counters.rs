@@ -194,6 +194,15 @@ labels! {
         /// Not done within the deadline.
         TimedOut = "timed_out",
     }
+    /// What came of a connection that speaks HTTP.
+    Handover {
+        /// The HTTPS backend took it.
+        Done = "done",
+        /// The HTTPS backend cannot be reached.
+        Failed = "failed",
+        /// There are too many.
+        Refused = "refused",
+    }
 }
 
 /// Everything that one thread counts.
@@ -219,6 +228,8 @@ pub struct Counters {
     pub bindings: Single,
     /// TLS handshakes; counted by whoever does input and output.
     pub handshakes: Family<Handshake>,
+    /// Connections for the HTTPS backend; counted by whoever does input and output.
+    pub handovers: Family<Handover>,
     /// DTLS handshakes, as [`Self::handshakes`].
     pub dtls_handshakes: Family<Handshake>,
 }

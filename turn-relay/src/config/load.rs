@@ -1,6 +1,7 @@
 //! From a file to a [`Config`].
 
 use std::{
+    net::SocketAddr,
     num::NonZeroUsize,
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -9,13 +10,14 @@ use std::{
 };
 
 use shared::{
+    environment::Environment,
     key_file::KeyFile,
     secret::Secret,
-    yaml::{self, Diagnostics, Scalar, Section, Severity, Value},
+    yaml::{Diagnostics, Node, Scalar, Section, Severity, Value, Variables},
 };
 
 use super::{
-    Config, Credentials, Lifetime, Log, Quotas, Timeouts, Tls, credentials,
+    Config, Credentials, Lifetime, Listen, Log, Quotas, Timeouts, Tls, backend, credentials,
     network::{http_listen, listen, peers, relay},
 };
 use crate::certificates::{Identity, Unusable};
@@ -31,7 +33,16 @@ pub struct Loaded {
     pub failing: Vec<String>,
     /// What must be mended, all of it, in the order of the file.
     pub errors: Vec<String>,
+    /// Which environment variables had a say, if any had: a line for people.
+    pub from_environment: Option<String>,
 }
+
+/// The keys that environment variables can have. The keys of `relay.external` are addresses.
+pub const VARIABLES: Variables = Variables {
+    prefix: "NOCTURNE_TURN__",
+    whole: &["relay.external"],
+    files: &["secrets_file"],
+};
 
 /// Secrets that one request is tried with, at the most: anybody can make the relay try them all.
 const MOST_SECRETS: usize = 16;
@@ -49,13 +60,38 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// days before theirs.
 const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
 
-/// Reads `path` and everything that it names. The certificate is judged by `now`.
+/// Reads `path`, the [`VARIABLES`] of `environment`, and everything that they name. The certificate is judged
+/// by `now`.
 #[must_use]
-pub fn load(path: &Path, now: SystemTime) -> Loaded {
+pub fn load(path: &Path, environment: &Environment, now: SystemTime) -> Loaded {
     let diagnostics = Diagnostics::new(path.display().to_string());
-    let config = yaml::read(path, &diagnostics)
-        .and_then(|text| config_of_text(&text, path, now, &diagnostics));
-    finish(config, &diagnostics)
+    let config = VARIABLES
+        .read(path, environment, &diagnostics)
+        .map(|node| config_of(&node, path, now, &diagnostics));
+    Loaded {
+        from_environment: VARIABLES.note(path, environment),
+        ..finish(config, &diagnostics)
+    }
+}
+
+/// Where the HTTP server of a relay with this configuration listens, whatever else may be wrong with it.
+///
+/// # Errors
+///
+/// When the configuration cannot be read, or does not say where: each problem, with file and line.
+pub fn http_addresses(
+    path: &Path,
+    environment: &Environment,
+) -> Result<Vec<SocketAddr>, Vec<String>> {
+    let diagnostics = Diagnostics::new(path.display().to_string());
+    let addresses = VARIABLES.read(path, environment, &diagnostics).map(|node| {
+        let root = Value::root(&node, &diagnostics).section();
+        http_listen(&root.section("http"), &Listen::default())
+    });
+    match addresses {
+        Some(addresses) if !diagnostics.has_errors() => Ok(addresses),
+        Some(_) | None => Err(diagnostics.of(Severity::Error)),
+    }
 }
 
 pub(super) fn finish(config: Option<Config>, diagnostics: &Diagnostics) -> Loaded {
@@ -64,18 +100,25 @@ pub(super) fn finish(config: Option<Config>, diagnostics: &Diagnostics) -> Loade
         warnings: diagnostics.of(Severity::Warning),
         failing: diagnostics.of(Severity::Failing),
         errors: diagnostics.of(Severity::Error),
+        from_environment: None,
     }
 }
 
 /// As [`load`], for a text that is read already.
+#[cfg(test)]
 pub(super) fn config_of_text(
     text: &str,
     path: &Path,
+    environment: &Environment,
     now: SystemTime,
     diagnostics: &Diagnostics,
 ) -> Option<Config> {
-    let node = yaml::parse(text, diagnostics)?;
-    let root = Value::root(&node, diagnostics).section();
+    let node = VARIABLES.parse(text, environment, diagnostics)?;
+    Some(config_of(&node, path, now, diagnostics))
+}
+
+fn config_of(node: &Node, path: &Path, now: SystemTime, diagnostics: &Diagnostics) -> Config {
+    let root = Value::root(node, diagnostics).section();
 
     let realm = realm(&root);
     let secrets = secrets(&root);
@@ -85,6 +128,8 @@ pub(super) fn config_of_text(
     let has_dtls = !listen.dtls.is_empty();
     let tls = tls_section.and_then(|value| tls(&value, &hosts_of_tls(&credentials), has_dtls, now));
     let relay = relay(&root.section("relay"), &listen);
+    let http_listen = http_listen(&root.section("http"), &listen);
+    backend::check(&root.section("listen"), &listen, &http_listen);
     let config = Config {
         path: path.to_owned(),
         realm: realm.unwrap_or_default(),
@@ -100,7 +145,7 @@ pub(super) fn config_of_text(
             DRAIN_TIMEOUT,
         ),
         workers: workers(&root),
-        http_listen: http_listen(&root.section("http"), &listen),
+        http_listen,
         log: log(&root.section("log")),
         listen,
         tls,
@@ -108,7 +153,7 @@ pub(super) fn config_of_text(
         credentials,
     };
     root.finish(Severity::Error);
-    Some(config)
+    config
 }
 
 fn realm(root: &Section<'_>) -> Option<String> {
@@ -351,6 +396,12 @@ fn quotas(section: &Section<'_>) -> Quotas {
             1_000_000,
             defaults.connections_per_prefix,
         ),
+        https_connections: count("https_connections", 1_000_000, defaults.https_connections),
+        https_connections_per_prefix: count(
+            "https_connections_per_prefix",
+            1_000_000,
+            defaults.https_connections_per_prefix,
+        ),
         tcp_buffer: section
             .get("tcp_buffer")
             // one ChannelData message has up to 65,539 bytes
@@ -419,6 +470,12 @@ fn timeouts(section: &Section<'_>) -> Timeouts {
             "idle",
             range(Duration::from_hours(1)),
             defaults.idle,
+        ),
+        https_idle: duration(
+            section,
+            "https_idle",
+            range(Duration::from_hours(24)),
+            defaults.https_idle,
         ),
     };
     section.finish(Severity::Error);

@@ -16,8 +16,9 @@ use ipnet::IpNet;
 use shared::secret::Secret;
 use url::Url;
 
-use crate::certificates::Identity;
+use crate::{certificates::Identity, io::backend::Backend};
 
+mod backend;
 mod credentials;
 mod load;
 mod network;
@@ -25,7 +26,7 @@ pub mod report;
 #[cfg(test)]
 mod tests;
 
-pub use load::{Loaded, load};
+pub use load::{Loaded, VARIABLES, http_addresses, load};
 pub use shared::telemetry::{Log, LogFormat};
 
 /// Whether this program speaks DTLS: it was built with the feature `dtls`.
@@ -67,7 +68,7 @@ pub struct Config {
 }
 
 /// `listen:` where clients reach the relay. There is at least one address in all lists together.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listen {
     /// `udp` (default port 3478 of every address)
     pub udp: Vec<SocketAddr>,
@@ -81,6 +82,9 @@ pub struct Listen {
     /// `proxy_protocol` (default none): TCP and TLS connections from these networks begin with a header of
     /// the PROXY protocol, version 2.
     pub proxy_protocol: Vec<IpNet>,
+    /// `https_backend` (default none), and `https_backend_proxy_protocol` (default false): who gets HTTP that
+    /// comes over TLS to an address in `tls`.
+    pub https_backend: Option<Backend>,
 }
 
 /// `tls:`
@@ -137,6 +141,10 @@ pub struct Quotas {
     /// `connections_per_prefix` (default 64, at least 1): TCP and TLS connections of one /24 (IPv6: /48)
     /// that have not authenticated, and DTLS sessions
     pub connections_per_prefix: usize,
+    /// `https_connections` (default 2048, 1 to 1,000,000): connections that `listen.https_backend` has
+    pub https_connections: usize,
+    /// `https_connections_per_prefix` (default 128, 1 to 1,000,000): those of one /24 (IPv6: /48)
+    pub https_connections_per_prefix: usize,
     /// `tcp_buffer` (default 256 KiB, 128 KiB to 64 MiB): bytes that wait for one slow TCP or TLS client
     pub tcp_buffer: usize,
 }
@@ -159,6 +167,9 @@ pub struct Timeouts {
     pub first_request: Duration,
     /// `idle` (default 60 s, 1 s to 1 h): from the end of its allocation
     pub idle: Duration,
+    /// `https_idle` (default 10 min, 1 s to 24 h): how long nothing may go to or fro between a client and
+    /// `listen.https_backend`
+    pub https_idle: Duration,
 }
 
 /// `credentials:`
@@ -208,6 +219,8 @@ impl Default for Quotas {
             bandwidth_per_user: None,
             unauthenticated_per_prefix: 100,
             connections_per_prefix: 64,
+            https_connections: 2048,
+            https_connections_per_prefix: 128,
             tcp_buffer: 256 * 1024,
         }
     }
@@ -228,6 +241,7 @@ impl Default for Timeouts {
             tls_handshake: Duration::from_secs(10),
             first_request: Duration::from_secs(10),
             idle: Duration::from_mins(1),
+            https_idle: Duration::from_mins(10),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use shared::yaml::{Scalar, Section, Severity, Value};
 
-use super::{DTLS, Listen, Peers, Relay};
+use super::{DTLS, Listen, Peers, Relay, backend};
 
 /// Ports below are other services'; RFC 8656 §7.2 keeps relays away from them.
 const LOWEST_RELAY_PORT: u16 = 1024;
@@ -39,6 +39,7 @@ pub(super) fn listen(root: &Section<'_>, has_certificate: bool) -> Listen {
         },
         dtls: dtls.as_ref().map_or_else(Vec::new, socket_addresses),
         proxy_protocol: section.networks("proxy_protocol"),
+        https_backend: backend::read(&section),
     };
     match &tls_value {
         Some(value) if !has_certificate && !value.is_empty() => value.error(
@@ -115,7 +116,7 @@ pub(super) fn http_listen(section: &Section<'_>, listen: &Listen) -> Vec<SocketA
 }
 
 /// Whether only one of two listeners can be there.
-fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+pub(super) fn clash(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() == other.port()
         && one.port() != 0
         && one.is_ipv4() == other.is_ipv4()

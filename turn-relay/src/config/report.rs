@@ -35,9 +35,9 @@ pub(super) fn report_with(
         .cloned()
         .collect();
     let mut warnings = loaded.warnings.clone();
-    let mut summary = Vec::new();
+    let mut summary: Vec<_> = loaded.from_environment.iter().cloned().collect();
     if let Some(config) = &loaded.config {
-        summary = self::summary(config);
+        summary.extend(self::summary(config));
         let place = path.display();
         match find(&config.relay) {
             Ok(addresses) => {
@@ -101,6 +101,19 @@ pub fn summary(config: &Config) -> Vec<String> {
             "certificate for {}, until {}",
             tls.identity.names(),
             tls.identity.ends()
+        ));
+    }
+    if let Some(backend) = &listen.https_backend
+        && !listen.tls.is_empty()
+    {
+        let more = if backend.proxy_protocol {
+            ", with the client's address before it (PROXY protocol)"
+        } else {
+            ""
+        };
+        lines.push(format!(
+            "HTTP that comes over TLS goes to {}{more}",
+            backend.address
         ));
     }
     lines.push(peers(config));

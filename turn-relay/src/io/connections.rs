@@ -6,7 +6,7 @@ use std::{fmt, net::SocketAddr};
 
 use turn_relay_proto::{FiveTuple, Link, Time, Transport};
 
-use super::{ready::Queued, strangers::Stranger, stream::Stream};
+use super::{handovers::Handover, ready::Queued, strangers::Stranger, stream::Stream};
 
 /// Bits of a [`Link`] that are the connection's place. A thread has no more connections than this says.
 const SLOT_BITS: u32 = 20;
@@ -44,6 +44,10 @@ pub struct Connection {
     pub is_ending: bool,
     /// Counts as one of a stranger's until there was an authentic request.
     pub stranger: Option<Stranger>,
+    /// Whether HTTP over TLS is for the HTTPS backend.
+    pub is_https: bool,
+    /// Counts as one of the HTTPS backend's, once it was handed over.
+    pub handover: Option<Handover>,
     /// When it was accepted.
     pub accepted: Time,
     /// When it is closed if nothing happens.
@@ -61,9 +65,13 @@ pub enum Stage {
     FirstByte,
     /// The rest of a TLS handshake.
     Handshake,
+    /// The bytes that tell STUN from HTTP.
+    Opening,
+    /// The rest of an HTTP request's head, of which so many bytes were searched for its end.
+    Head(usize),
     /// STUN and ChannelData.
     Messages,
-    /// The bytes of a connection with a peer, which has that place (RFC 6062 §5.4).
+    /// The bytes of a connection with a peer (RFC 6062 §5.4) or with the HTTPS backend, which has that place.
     Joined(u32),
     /// Nothing: what waits is written, then it is closed.
     Leaving,
@@ -190,6 +198,8 @@ mod tests {
                 queued: Queued::No,
                 is_ending: false,
                 stranger: None,
+                is_https: false,
+                handover: None,
                 accepted: Time::default(),
                 deadline: None,
                 entered: None,

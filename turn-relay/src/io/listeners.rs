@@ -40,6 +40,8 @@ pub struct StreamListener {
     pub socket: TcpListener,
     /// Whether there are connections to be accepted.
     pub queued: Queued,
+    /// Whether HTTP over TLS is for the HTTPS backend.
+    pub is_https: bool,
 }
 
 /// Opens `count` UDP sockets for `address`. With port 0 the system chooses one port for all of them.
@@ -97,6 +99,7 @@ pub fn tcp(address: SocketAddr, count: usize) -> Result<(SocketAddr, Vec<StreamL
         Ok(StreamListener {
             socket: socket.into(),
             queued: Queued::No,
+            is_https: false,
         })
     };
     let all = || -> io::Result<_> {

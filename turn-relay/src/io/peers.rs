@@ -91,18 +91,18 @@ impl fmt::Debug for PeerRegistry {
     }
 }
 
-/// The connections with peers that one thread has in its poll.
+/// The connections with peers, and with the HTTPS backend, that one thread has in its poll.
 #[derive(Debug, Default)]
 pub struct Peers {
     slots: Vec<Option<Box<Peer>>>,
     free: Vec<u32>,
 }
 
-/// One of them.
+/// One of them, or one with the HTTPS backend.
 #[derive(Debug)]
 pub struct Peer {
-    /// How it is named.
-    pub connection: ConnectionId,
+    /// How it is named; `None`: it is with the HTTPS backend, and no registry knows it.
+    pub connection: Option<ConnectionId>,
     /// Bytes in and out, in clear.
     pub stream: Stream,
     /// What it does.
@@ -116,12 +116,14 @@ pub struct Peer {
 pub enum PeerStage {
     /// It is being made, for that relayed address.
     Connecting(RelayId),
+    /// It is being made, to the HTTPS backend.
+    Reaching(Pipe),
     /// Its bytes are those of a client's connection.
     Joined(Pipe),
 }
 
 /// The way of the bytes between a client's connection and one with a peer.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Pipe {
     /// The client's connection.
     pub client: Link,
@@ -129,6 +131,21 @@ pub struct Pipe {
     pub client_ended: bool,
     /// Whether the peer has sent everything.
     pub peer_ended: bool,
+    /// Whether the peer takes nothing any more, so that what the client sends is thrown away.
+    pub is_deaf: bool,
+}
+
+impl Pipe {
+    /// For that client's connection.
+    #[must_use]
+    pub const fn new(client: Link) -> Self {
+        Self {
+            client,
+            client_ended: false,
+            peer_ended: false,
+            is_deaf: false,
+        }
+    }
 }
 
 impl Peers {

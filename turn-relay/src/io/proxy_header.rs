@@ -1,7 +1,7 @@
 //! What a proxy says at the beginning of a connection about who is behind it: version 2 of the PROXY protocol
 //! (<https://www.haproxy.org/download/1.8/doc/proxy-protocol.txt>, §2.2), whose header is binary.
 //!
-//! It reads bytes, and knows nothing of who may send them.
+//! It reads and writes bytes, and knows nothing of who may send them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -87,6 +87,30 @@ fn read_v6(block: &[u8]) -> Option<SocketAddr> {
     ))
 }
 
+/// The header of a TCP connection that `client` has made to `server`.
+#[must_use]
+pub fn written(client: SocketAddr, server: SocketAddr) -> Vec<u8> {
+    let (family, addresses) = match (client.ip(), server.ip()) {
+        (IpAddr::V4(client), IpAddr::V4(server)) => {
+            (0x11, [client.octets(), server.octets()].concat())
+        }
+        // both have to be of one family
+        (client, server) => (0x21, [mapped(client), mapped(server)].concat()),
+    };
+    let ports = [client.port().to_be_bytes(), server.port().to_be_bytes()].concat();
+    // less than 256 bytes
+    let [.., len] = (addresses.len() + ports.len()).to_be_bytes();
+    [&SIGNATURE[..], &[0x21, family, 0, len], &addresses, &ports].concat()
+}
+
+/// RFC 4291 §2.5.5.2, for IPv4.
+const fn mapped(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
 /// Shows no address.
 impl std::fmt::Debug for ProxyHeader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -161,6 +185,29 @@ mod tests {
         complete(&header(0x20, 0x00, &[]), None);
         complete(&header(0x20, 0x11, &v4_block()), None);
         complete(&header(0x21, 0x00, &[]), None);
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_read() {
+        let (v4, v6) = ("192.0.2.1:12345", "[2001:db8::7]:12345");
+        for (client, server, family, len) in [
+            (v4, "198.51.100.1:443", 0x11, 12),
+            (v6, "[2001:db8::1]:443", 0x21, 36),
+            (v4, "[2001:db8::1]:443", 0x21, 36),
+            (v6, "198.51.100.1:443", 0x21, 36),
+        ] {
+            let address = |text: &str| text.parse().expect("an address");
+            let bytes = written(address(client), address(server));
+            assert_eq!(bytes[12..16], [0x21, family, 0, len]);
+            assert_eq!(bytes.len(), 16 + usize::from(len));
+            assert_eq!(bytes[bytes.len() - 2..], [1, 0xBB], "port 443");
+            complete(&[&bytes[..], &[0, 1, 0, 0]].concat(), Some(client));
+        }
+        let bytes = written(
+            "1.2.3.4:5".parse().expect("an address"),
+            v4.parse().expect("an address"),
+        );
+        assert_eq!(bytes[16..], [1, 2, 3, 4, 192, 0, 2, 1, 0, 5, 0x30, 0x39]);
     }
 
     #[test]

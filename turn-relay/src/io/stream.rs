@@ -6,7 +6,7 @@ use std::{
     collections::VecDeque,
     fmt,
     io::{self, ErrorKind, IoSlice, Read as _, Write as _},
-    net::{Shutdown, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
     sync::Arc,
 };
@@ -38,12 +38,15 @@ pub struct Stream {
     tls: Option<Box<ServerConnection>>,
     /// What the system did not take yet; not encrypted yet if it will be.
     waiting: VecDeque<u8>,
+    /// Whether what was written is not all that there should have been.
+    is_cut_off: bool,
 }
 
 /// A TLS client of which nothing is known yet: how it is served depends on what it says first.
 struct Hello {
     acceptor: Acceptor,
     config: Arc<ServerConfig>,
+    takes_http: bool,
 }
 
 /// What came of a read.
@@ -84,6 +87,7 @@ impl Stream {
             hello: None,
             tls: None,
             waiting: VecDeque::new(),
+            is_cut_off: false,
         }
     }
 
@@ -93,12 +97,29 @@ impl Stream {
         self.socket
     }
 
-    /// From now on the client speaks TLS, and is served by `config`, as [`for_client`] fits it to the client.
-    pub fn encrypt(&mut self, config: Arc<ServerConfig>) {
+    /// From now on the client speaks TLS, and is served by `config`, as [`for_client`] fits it to the client and to
+    /// whether HTTP is spoken here.
+    pub fn encrypt(&mut self, config: Arc<ServerConfig>, takes_http: bool) {
         self.hello = Some(Hello {
             acceptor: Acceptor::default(),
             config,
+            takes_http,
         });
+    }
+
+    /// What was agreed on as spoken inside of TLS (RFC 7301).
+    #[must_use]
+    pub fn protocol(&self) -> Option<&[u8]> {
+        self.tls.as_ref()?.alpn_protocol()
+    }
+
+    /// The end of the connection that is here.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not tell.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
     }
 
     /// Whether the client speaks TLS.
@@ -199,7 +220,12 @@ impl Stream {
 
     /// Reads the first message of a TLS client, from which the session begins.
     fn listen(&mut self, cipher: &mut &[u8]) -> io::Result<()> {
-        let Some(Hello { acceptor, config }) = &mut self.hello else {
+        let Some(Hello {
+            acceptor,
+            config,
+            takes_http,
+        }) = &mut self.hello
+        else {
             return Ok(());
         };
         let mut refuse = |(error, mut alert): (rustls::Error, AcceptedAlert)| {
@@ -210,7 +236,7 @@ impl Stream {
         while !cipher.is_empty() {
             acceptor.read_tls(cipher)?;
             if let Some(accepted) = acceptor.accept().map_err(&mut refuse)? {
-                let config = for_client(config, &accepted.client_hello());
+                let config = for_client(config, &accepted.client_hello(), *takes_http);
                 let mut tls = accepted.into_connection(config).map_err(&mut refuse)?;
                 // what may wait is bounded here
                 tls.set_buffer_limit(None);
@@ -220,6 +246,21 @@ impl Stream {
             }
         }
         Ok(())
+    }
+
+    /// Has bytes written by the next [flush](Self::flush).
+    pub fn keep(&mut self, bytes: &[u8]) {
+        self.waiting.extend(bytes);
+    }
+
+    /// Forgets what waits to be written.
+    pub fn discard(&mut self) {
+        self.waiting = VecDeque::new();
+    }
+
+    /// Notes that the other side must not take what it got for everything.
+    pub const fn cut_off(&mut self) {
+        self.is_cut_off = true;
     }
 
     /// Writes messages, each in full or, if `limit` bytes wait already, not at all.
@@ -311,9 +352,12 @@ impl Stream {
         self.waiting.is_empty() && self.tls.as_ref().is_none_or(|tls| !tls.wants_write())
     }
 
-    /// Says that nothing more will be written. What waits is lost.
+    /// Says that nothing more will be written. What waits is lost. Whoever was [cut off](Self::cut_off) is not told that
+    /// it was everything (RFC 8446 §6.1).
     pub fn finish(&mut self) {
-        if let Some(tls) = &mut self.tls {
+        if let Some(tls) = &mut self.tls
+            && !self.is_cut_off
+        {
             tls.send_close_notify();
             // whoever does not take it sees the connection end
             let _ = write_tls(tls, &mut self.socket);

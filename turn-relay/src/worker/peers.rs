@@ -1,5 +1,5 @@
 //! TCP allocations (RFC 6062): connections with peers are made and accepted, wait unread, and become one with a
-//! client's data connection.
+//! client's data connection. Those with the HTTPS backend are begun in [`backend`](super::backend), and then the same.
 //!
 //! Of a pipe's two ends each is read only when the other has taken everything, so that no more than one read waits.
 
@@ -28,7 +28,7 @@ use crate::io::{
     peers::{Entry, Peer, PeerStage, Pipe, Place},
     ready::{Queued, Source},
     relays::RelaySocket,
-    stream::{Stream, Then},
+    stream::{Input, Stream, Then},
 };
 
 /// How long a peer may take to answer, RFC 6062 §5.2.
@@ -51,7 +51,7 @@ impl<D: Datagrams> Worker<D> {
         };
         let entered = begun.and_then(|socket| {
             let peer = Peer {
-                connection,
+                connection: Some(connection),
                 stream: Stream::new(socket),
                 stage: PeerStage::Connecting(relay),
                 queued: Queued::No,
@@ -72,7 +72,7 @@ impl<D: Datagrams> Worker<D> {
         }
     }
 
-    fn watch_peer(&mut self, peer: Peer, interest: Interest) -> io::Result<u32> {
+    pub(super) fn watch_peer(&mut self, peer: Peer, interest: Interest) -> io::Result<u32> {
         let fd = peer.stream.as_raw_fd();
         let slot = self
             .peers
@@ -95,7 +95,7 @@ impl<D: Datagrams> Worker<D> {
         if self
             .peers
             .at(slot)
-            .is_some_and(|peer| peer.connection == ConnectionId(connection))
+            .is_some_and(|peer| peer.connection == Some(ConnectionId(connection)))
         {
             self.end_connecting(slot, Err(ConnectFailure::Unreachable));
         }
@@ -117,14 +117,11 @@ impl<D: Datagrams> Worker<D> {
                     Ok(None) => {}
                 }
             }
-            PeerStage::Joined(pipe) => {
-                let client = pipe.client;
+            PeerStage::Reaching(_) => self.note_backend(slot),
+            PeerStage::Joined(_) => {
                 if event.is_writable() && !peer.stream.is_flushed() {
-                    match peer.stream.flush() {
-                        Ok(true) => self.peer_took_all(slot),
-                        Ok(false) => {}
-                        Err(_) => self.sender.broken.push(client),
-                    }
+                    let flushed = peer.stream.flush();
+                    self.after_peer_flush(slot, &flushed);
                 }
                 if let Some(peer) = self.peers.at(slot)
                     && (event.is_readable() || event.is_read_closed() || event.is_error())
@@ -135,6 +132,32 @@ impl<D: Datagrams> Worker<D> {
         }
     }
 
+    /// What waited for a peer was written, or some of it.
+    pub(super) fn after_peer_flush(&mut self, slot: u32, flushed: &io::Result<bool>) {
+        let Some(peer) = self.peers.at(slot) else {
+            return;
+        };
+        let PeerStage::Joined(pipe) = &mut peer.stage else {
+            return;
+        };
+        match flushed {
+            Ok(false) => {}
+            Err(_) if peer.connection.is_some() => self.sender.broken.push(pipe.client),
+            Err(_) => {
+                grow_deaf(pipe, &mut peer.stream);
+                self.peer_took_all(slot);
+            }
+            Ok(true) => self.peer_took_all(slot),
+        }
+    }
+
+    /// Whether the HTTPS backend has not answered yet.
+    pub(super) fn is_being_reached(&mut self, slot: u32) -> bool {
+        self.peers
+            .at(slot)
+            .is_some_and(|peer| matches!(peer.stage, PeerStage::Reaching(_)))
+    }
+
     /// An attempt to connect has come to its end.
     fn end_connecting(&mut self, slot: u32, result: Result<(), ConnectFailure>) {
         let Some(peer) = self.peers.at(slot) else {
@@ -143,7 +166,9 @@ impl<D: Datagrams> Worker<D> {
         let PeerStage::Connecting(relay) = peer.stage else {
             return;
         };
-        let connection = peer.connection;
+        let Some(connection) = peer.connection else {
+            return;
+        };
         let fd = peer.stream.as_raw_fd();
         let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
         let Some(peer) = self.peers.remove(slot) else {
@@ -219,13 +244,9 @@ impl<D: Datagrams> Worker<D> {
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
             .and_then(|socket| {
                 let peer = Peer {
-                    connection,
+                    connection: Some(connection),
                     stream: Stream::new(socket),
-                    stage: PeerStage::Joined(Pipe {
-                        client: client.link,
-                        client_ended: false,
-                        peer_ended: false,
-                    }),
+                    stage: PeerStage::Joined(Pipe::new(client.link)),
                     queued: Queued::No,
                 };
                 self.watch_peer(peer, Interest::READABLE | Interest::WRITABLE)
@@ -280,12 +301,16 @@ impl<D: Datagrams> Worker<D> {
             return 1;
         };
         let bytes = plain.get(..input.len).unwrap_or(&[]);
-        let output = peer
-            .stream
-            .write(&[IoSlice::new(bytes)], usize::MAX, Purpose::Relayed);
-        if output.broken {
-            self.sender.broken.push(connection.link);
-            return 1;
+        if !pipe.is_deaf {
+            let bytes = [IoSlice::new(bytes)];
+            let output = peer.stream.write(&bytes, usize::MAX, Purpose::Relayed);
+            if output.broken && peer.connection.is_some() {
+                self.sender.broken.push(connection.link);
+                return 1;
+            }
+            if output.broken {
+                grow_deaf(pipe, &mut peer.stream);
+            }
         }
         match input.then {
             Then::More => self
@@ -296,7 +321,21 @@ impl<D: Datagrams> Worker<D> {
                     .push(Source::Client(slot), &mut connection.queued);
             }
             Then::Nothing => {}
-            Then::End => {
+            Then::End => self.client_has_ended(slot, peer_slot),
+        }
+        self.keep_alive(slot, peer_slot, input.len);
+        1 + input.len / streams::PACKET
+    }
+
+    /// The client of a pipe has sent everything.
+    pub(super) fn client_has_ended(&mut self, slot: u32, peer_slot: u32) {
+        let Some(peer) = self.peers.at(peer_slot) else {
+            return;
+        };
+        match &mut peer.stage {
+            PeerStage::Connecting(_) => {}
+            PeerStage::Reaching(pipe) => pipe.client_ended = true,
+            PeerStage::Joined(pipe) => {
                 pipe.client_ended = true;
                 if peer.stream.is_flushed() {
                     peer.stream.finish();
@@ -304,7 +343,19 @@ impl<D: Datagrams> Worker<D> {
                 self.after_end(slot, peer_slot);
             }
         }
-        1 + input.len / streams::PACKET
+    }
+
+    /// Something went to the HTTPS backend, or came from it.
+    fn keep_alive(&mut self, slot: u32, peer_slot: u32, bytes: usize) {
+        if bytes > 0
+            && let Some(peer) = self.peers.at(peer_slot)
+            && peer.connection.is_none()
+            && let PeerStage::Joined(Pipe {
+                peer_ended: false, ..
+            }) = peer.stage
+        {
+            self.set_deadline(slot, self.now.time + self.reloadable.https_idle);
+        }
     }
 
     /// Reads a connection with a peer once, if its client has taken everything. The result says how many packets'
@@ -327,9 +378,20 @@ impl<D: Datagrams> Worker<D> {
             return 0;
         }
         let (plain, cipher) = streams::buffers(&mut self.arena);
-        let Ok(input) = peer.stream.read(plain, cipher) else {
-            self.sender.broken.push(connection.link);
-            return 1;
+        let input = match peer.stream.read(plain, cipher) {
+            Ok(input) => input,
+            Err(_) if peer.connection.is_some() => {
+                self.sender.broken.push(connection.link);
+                return 1;
+            }
+            Err(_) => {
+                // an answer that came before is passed on
+                grow_deaf(pipe, &mut peer.stream);
+                Input {
+                    len: 0,
+                    then: Then::End,
+                }
+            }
         };
         let bytes = plain.get(..input.len).unwrap_or(&[]);
         let output = connection
@@ -348,12 +410,16 @@ impl<D: Datagrams> Worker<D> {
             Then::Nothing => {}
             Then::End => {
                 pipe.peer_ended = true;
+                if pipe.is_deaf {
+                    connection.stream.cut_off();
+                }
                 if connection.stream.is_flushed() {
                     connection.stream.finish();
                 }
                 self.after_end(slot, peer_slot);
             }
         }
+        self.keep_alive(slot, peer_slot, input.len);
         1 + input.len / streams::PACKET
     }
 
@@ -409,10 +475,15 @@ impl<D: Datagrams> Worker<D> {
             && pipe.peer_ended
             && connection.stream.is_flushed()
             && peer.stream.is_flushed();
+        let patience = match peer.connection {
+            Some(_) => self.reloadable.idle,
+            None if pipe.peer_ended && connection.stream.is_flushed() => streams::LEAVING,
+            None => self.reloadable.https_idle,
+        };
         if is_over {
             self.sender.broken.push(connection.link);
         } else {
-            self.set_deadline(slot, self.now.time + self.reloadable.idle);
+            self.set_deadline(slot, self.now.time + patience);
         }
     }
 
@@ -422,14 +493,17 @@ impl<D: Datagrams> Worker<D> {
             return;
         };
         peer.stream.finish();
+        let Some(connection) = peer.connection else {
+            return;
+        };
         // if it is not there any more, it was the server that wanted it closed
-        let Some(Entry { owner, relay, .. }) = self.peer_registry.remove(peer.connection) else {
+        let Some(Entry { owner, relay, .. }) = self.peer_registry.remove(connection) else {
             return;
         };
         if owner == self.sender.worker {
-            self.server.peer_connection_closed(relay, peer.connection);
+            self.server.peer_connection_closed(relay, connection);
         } else {
-            self.tell(owner, Command::PeerClosed(relay, peer.connection));
+            self.tell(owner, Command::PeerClosed(relay, connection));
         }
     }
 
@@ -439,7 +513,8 @@ impl<D: Datagrams> Worker<D> {
             Some(entry) => self.close_entry(connection, entry),
             // one that is not made yet
             None => self.close_peers_here(|peer| {
-                peer.connection == connection && matches!(peer.stage, PeerStage::Connecting(_))
+                peer.connection == Some(connection)
+                    && matches!(peer.stage, PeerStage::Connecting(_))
             }),
         }
     }
@@ -468,7 +543,7 @@ impl<D: Datagrams> Worker<D> {
     /// Closes a connection that was joined on this thread.
     pub(super) fn close_joined(&mut self, connection: ConnectionId) {
         self.close_peers_here(|peer| {
-            peer.connection == connection && matches!(peer.stage, PeerStage::Joined(_))
+            peer.connection == Some(connection) && matches!(peer.stage, PeerStage::Joined(_))
         });
     }
 
@@ -476,13 +551,21 @@ impl<D: Datagrams> Worker<D> {
         for slot in self.peers.find(is_meant) {
             match self.peers.at(slot).map(|peer| &peer.stage) {
                 // with the client's connection goes the peer's
-                Some(PeerStage::Joined(pipe)) => self.sender.broken.push(pipe.client),
+                Some(PeerStage::Joined(pipe) | PeerStage::Reaching(pipe)) => {
+                    self.sender.broken.push(pipe.client);
+                }
                 Some(PeerStage::Connecting(_)) | None => {
                     self.peers.remove(slot);
                 }
             }
         }
     }
+}
+
+/// The HTTPS backend takes nothing any more. What it says is still passed on: it may be why.
+fn grow_deaf(pipe: &mut Pipe, stream: &mut Stream) {
+    pipe.is_deaf = true;
+    stream.discard();
 }
 
 /// Begins to connect from the address of a listening socket.

@@ -21,7 +21,7 @@ use turn_relay_proto::{
     stun::channel_data::{Frame, frame},
 };
 
-use super::{Alarm, Worker};
+use super::{Alarm, Worker, backend::stage_after_handshake};
 use crate::io::{
     connections::{Connection, Stage},
     datagrams::{Arena, Datagrams, MAX_SEGMENTS},
@@ -41,7 +41,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 const MAX_STRANGE_MESSAGE: usize = 4_096;
 
 /// How long a client that has sent everything may take to read everything.
-const LEAVING: Duration = Duration::from_secs(10);
+pub(super) const LEAVING: Duration = Duration::from_secs(10);
 
 /// The first byte of a TLS handshake (RFC 8446 §5.1), which no STUN message and no ChannelData begins with.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -56,7 +56,7 @@ const CIPHER: usize = PLAIN + 65_600 + MAX_READ;
 pub(super) const PACKET: usize = 1_500;
 
 /// What comes after a step in a connection's life.
-enum Next {
+pub(super) enum Next {
     /// There may be more in what was read.
     Continue,
     /// More has to be read.
@@ -73,7 +73,10 @@ impl<D: Datagrams> Worker<D> {
                 return accepted;
             };
             match listener.socket.accept() {
-                Ok((socket, client)) => self.enter(socket, unmapped(client)),
+                Ok((socket, client)) => {
+                    let is_https = listener.is_https;
+                    self.enter(socket, unmapped(client), is_https);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     listener.queued = Queued::No;
                     return accepted;
@@ -121,7 +124,7 @@ impl<D: Datagrams> Worker<D> {
     }
 
     /// A connection was accepted.
-    fn enter(&mut self, socket: TcpStream, client: SocketAddr) {
+    fn enter(&mut self, socket: TcpStream, client: SocketAddr, is_https: bool) {
         let is_proxy = self
             .reloadable
             .proxies
@@ -159,6 +162,8 @@ impl<D: Datagrams> Worker<D> {
             queued: Queued::No,
             is_ending: false,
             stranger,
+            is_https,
+            handover: None,
             accepted,
             deadline: None,
             entered: None,
@@ -219,7 +224,12 @@ impl<D: Datagrams> Worker<D> {
         match connection.stage {
             Stage::Leaving => return 0,
             Stage::Joined(peer) => return self.pass_to_peer(slot, peer),
-            Stage::Proxy | Stage::FirstByte | Stage::Handshake | Stage::Messages => {}
+            Stage::Proxy
+            | Stage::FirstByte
+            | Stage::Handshake
+            | Stage::Opening
+            | Stage::Head(_)
+            | Stage::Messages => {}
         }
         let start = PLAIN + connection.leftover.len();
         let (plain, cipher) = self.arena.memory_mut().split_at_mut(CIPHER);
@@ -251,7 +261,13 @@ impl<D: Datagrams> Worker<D> {
                     .push(Source::Client(slot), &mut connection.queued);
             }
             Then::Nothing => {}
-            Then::End => self.leave(slot),
+            Then::End => {
+                if let Stage::Joined(peer) = connection.stage {
+                    self.client_has_ended(slot, peer);
+                } else {
+                    self.leave(slot);
+                }
+            }
         }
     }
 
@@ -279,7 +295,7 @@ impl<D: Datagrams> Worker<D> {
         }
         if !connection.leftover.is_empty() {
             let bytes = self.arena.memory().get(new.clone()).unwrap_or(&[]);
-            if lacks(&connection.leftover, bytes.len()) {
+            if connection.stage == Stage::Messages && lacks(&connection.leftover, bytes.len()) {
                 connection.leftover.extend_from_slice(bytes);
                 return;
             }
@@ -294,6 +310,8 @@ impl<D: Datagrams> Worker<D> {
             let next = match stage {
                 Stage::Proxy => self.take_proxy_header(slot, &mut rest),
                 Stage::FirstByte => self.take_first_byte(slot, &mut rest),
+                Stage::Opening => self.take_opening(slot, &rest),
+                Stage::Head(searched) => self.take_head(slot, searched, &mut rest),
                 Stage::Messages => self.take_message(slot, &mut rest),
                 Stage::Joined(peer) => {
                     self.pass_rest_to_peer(peer, rest.clone());
@@ -372,7 +390,8 @@ impl<D: Datagrams> Worker<D> {
             self.counters.handshakes.add(Handshake::Failed, 1);
             return Next::Close;
         };
-        connection.stream.encrypt(config.load_full());
+        let takes_http = connection.is_https && self.reloadable.https_backend.is_some();
+        connection.stream.encrypt(config.load_full(), takes_http);
         self.pulse.tcp.fetch_sub(1, Ordering::Relaxed);
         self.pulse.tls.fetch_add(1, Ordering::Relaxed);
         connection.stage = Stage::Handshake;
@@ -399,11 +418,12 @@ impl<D: Datagrams> Worker<D> {
     /// Looks whether a handshake is done.
     fn note_handshake(&mut self, slot: u32) {
         let first_request = self.reloadable.first_request;
+        let has_backend = self.reloadable.https_backend.is_some();
         let Some(connection) = self.sender.connections.at(slot) else {
             return;
         };
         if connection.stage == Stage::Handshake && !connection.stream.is_handshaking() {
-            connection.stage = Stage::Messages;
+            connection.stage = stage_after_handshake(connection, has_backend);
             let by = connection.accepted + first_request;
             self.counters.handshakes.add(Handshake::Completed, 1);
             self.set_deadline(slot, by);
@@ -482,16 +502,28 @@ impl<D: Datagrams> Worker<D> {
         };
         connection.entered = None;
         match connection.deadline {
-            None => {}
-            Some(by) if by > self.now.time => self.set_deadline(slot, by),
-            Some(_) => {
-                if connection.stage == Stage::Handshake {
-                    self.counters.handshakes.add(Handshake::TimedOut, 1);
-                    // it is counted
-                    connection.stage = Stage::Messages;
-                }
-                self.close(slot);
+            None => return,
+            Some(by) if by > self.now.time => return self.set_deadline(slot, by),
+            Some(_) => {}
+        }
+        let stage = connection.stage;
+        if stage == Stage::Handshake {
+            self.counters.handshakes.add(Handshake::TimedOut, 1);
+            // it is counted
+            connection.stage = Stage::Messages;
+        }
+        match stage {
+            Stage::Joined(peer) if self.is_being_reached(peer) => {
+                self.end_reaching(peer, &io::ErrorKind::TimedOut.into());
             }
+            Stage::Joined(_)
+            | Stage::Proxy
+            | Stage::FirstByte
+            | Stage::Handshake
+            | Stage::Opening
+            | Stage::Head(_)
+            | Stage::Messages
+            | Stage::Leaving => self.close(slot),
         }
     }
 
@@ -500,7 +532,9 @@ impl<D: Datagrams> Worker<D> {
         let Some(mut connection) = self.sender.connections.remove(slot) else {
             return;
         };
-        let open = if connection.stream.is_encrypted() {
+        let open = if connection.handover.is_some() {
+            &self.pulse.https
+        } else if connection.stream.is_encrypted() {
             &self.pulse.tls
         } else {
             &self.pulse.tcp
@@ -511,7 +545,7 @@ impl<D: Datagrams> Worker<D> {
         let stage = connection.stage;
         drop(connection);
         match stage {
-            Stage::Proxy | Stage::FirstByte | Stage::Leaving => {}
+            Stage::Proxy | Stage::FirstByte | Stage::Opening | Stage::Head(_) | Stage::Leaving => {}
             Stage::Handshake => self.counters.handshakes.add(Handshake::Failed, 1),
             Stage::Messages => self.forget(client),
             Stage::Joined(peer) => self.close_pipe(peer),

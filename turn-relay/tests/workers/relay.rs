@@ -7,7 +7,10 @@ use std::{
 };
 
 use shared::{clock::Clock, random::Random};
-use turn_relay::workers::{Reloadable, Settings, Workers};
+use turn_relay::{
+    io::handovers::Limits,
+    workers::{Reloadable, Settings, Workers},
+};
 use turn_relay_proto::{
     Config,
     config::{Quotas, RelayAddress},
@@ -41,6 +44,12 @@ pub(crate) fn reloadable() -> Reloadable {
         tls_handshake: Duration::from_secs(10),
         first_request: Duration::from_secs(10),
         idle: Duration::from_secs(10),
+        https_backend: None,
+        https_connections: Limits {
+            total: 1_000,
+            of_prefix: 1_000,
+        },
+        https_idle: Duration::from_secs(10),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Whole files, as people write them.
 
 mod broken;
+mod environment;
 mod example;
 mod mutated;
 mod samples;

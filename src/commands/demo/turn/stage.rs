@@ -205,7 +205,11 @@ fn configure(
     ] {
         write_secret(&file(name), &content).map_err(text)?;
     }
-    let loaded = config::load(&file("turn-relay.yaml"), Clock::system().wall());
+    let loaded = config::load(
+        &file("turn-relay.yaml"),
+        &Environment::default(),
+        Clock::system().wall(),
+    );
     match loaded.config {
         Some(config) if loaded.errors.is_empty() => Ok(config),
         Some(_) | None => Err(loaded.errors.join("; ")),

@@ -182,6 +182,8 @@ pub(in crate::commands::doctor) fn tls(error: &io::Error) -> String {
 mod tests {
     use std::{path::Path, time::SystemTime};
 
+    use shared::environment::Environment;
+
     use super::*;
 
     fn config() -> Config {
@@ -189,7 +191,8 @@ mod tests {
         let path = folder.path().join("turn-relay.yaml");
         let text = "realm: turn.example.org\nsecrets: [a secret of the tests]\n";
         std::fs::write(&path, text).expect("write a file of the test");
-        let loaded = turn_relay::config::load(&path, SystemTime::UNIX_EPOCH);
+        let loaded =
+            turn_relay::config::load(&path, &Environment::default(), SystemTime::UNIX_EPOCH);
         let mut config = loaded.config.expect("it is valid");
         config.path = Path::new("turn-relay.yaml").to_owned();
         config

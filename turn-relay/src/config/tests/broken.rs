@@ -347,6 +347,84 @@ fn listeners() {
 }
 
 #[test]
+fn the_https_backend() {
+    const EXPECTED: &str = "expected where a web server listens in clear: an IP address with a port \
+                            (\"127.0.0.1:8080\"), or a Unix socket by its whole path of at most 103 bytes \
+                            (\"unix:/run/nginx/turn.sock\")";
+    let fixture = Fixture::new();
+    let load = |listen: &str| fixture.load(&format!("{LEAST}listen: {listen}\n"));
+    let long = format!("unix:/{}", "a".repeat(103));
+    for (written, found) in [
+        ("8080", "the number 8080"),
+        ("localhost:8080", "\"localhost:8080\""),
+        ("'127.0.0.1:0'", "\"127.0.0.1:0\""),
+        ("'0.0.0.0:8080'", "\"0.0.0.0:8080\""),
+        ("'http://127.0.0.1:8080'", "\"http://127.0.0.1:8080\""),
+        ("unix:web.sock", "\"unix:web.sock\""),
+        (&long, &format!("\"{}…\"", &long[..80])),
+    ] {
+        let errors = load(&format!("{{https_backend: {written}}}")).errors;
+        let expected = match written {
+            "8080" => "expected text (put it in quotes: \"8080\")",
+            _ => EXPECTED,
+        };
+        assert_eq!(
+            errors,
+            [format!(
+                "f.yaml:4: listen.https_backend: found {found}, {expected}"
+            )]
+        );
+    }
+    assert_each(
+        &fixture,
+        &[
+            (
+                "{https_backend: '127.0.0.1:5349'}",
+                "f.yaml:4: listen.https_backend: is where this relay itself listens (`listen.tls`), which takes no \
+                 HTTP in clear (name the address of a web server)",
+            ),
+            (
+                "{https_backend: '127.0.0.1:3480'}",
+                "f.yaml:4: listen.https_backend: is this relay's own `http.listen`: everybody would see its metrics, \
+                 and could claim any address to be theirs (put a reverse proxy between, and let it pass on the \
+                 credential routes alone)",
+            ),
+        ],
+        |listen| load(listen).errors,
+    );
+    assert_each(
+        &fixture,
+        &[
+            (
+                "{https_backend: '10.0.0.7:8080'}",
+                "f.yaml:4: listen.https_backend: what clients have sent encrypted goes to 10.0.0.7:8080 in clear (let \
+                 the backend listen on 127.0.0.1 or on a Unix socket, unless nobody else is on the way)",
+            ),
+            (
+                "{https_backend: '127.0.0.1:8080', tls: []}",
+                "f.yaml:4: listen.https_backend: has no effect without `listen.tls`: HTTP is taken from TLS \
+                 connections",
+            ),
+            (
+                "{https_backend_proxy_protocol: true}",
+                "f.yaml:4: listen.https_backend_proxy_protocol: has no effect without `https_backend`",
+            ),
+        ],
+        |listen| {
+            let loaded = load(listen);
+            assert_eq!(loaded.errors, [""; 0]);
+            loaded.warnings
+        },
+    );
+    let config = fixture.config(&format!(
+        "{LEAST}listen: {{https_backend: 'unix:/run/web.sock', https_backend_proxy_protocol: true}}\n"
+    ));
+    let backend = config.listen.https_backend.expect("it is there");
+    assert_eq!(backend.address.to_string(), "unix:/run/web.sock");
+    assert!(backend.proxy_protocol);
+}
+
+#[test]
 fn relay_addresses_and_ports() {
     const PORTS: &str =
         "expected a port or a range of ports from 1024 to 65535, such as \"49152-65535\"";

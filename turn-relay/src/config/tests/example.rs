@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::SystemTime};
 
-use shared::yaml::Diagnostics;
+use shared::{environment::Environment, yaml::Diagnostics};
 
 use super::{
     super::load::{config_of_text, finish},
@@ -63,6 +63,7 @@ fn it_shows_every_key_that_the_code_knows() {
     let config = config_of_text(
         &uncommented().replace("DIR/", &folder),
         Path::new("example"),
+        &Environment::default(),
         SystemTime::UNIX_EPOCH + NOW,
         &diagnostics,
     );

@@ -2,6 +2,7 @@
 
 mod broken;
 mod dtls;
+mod environment;
 mod example;
 mod mutated;
 mod reports;
@@ -13,7 +14,7 @@ use std::{
 };
 
 use rcgen::{CertificateParams, KeyPair};
-use shared::yaml::Diagnostics;
+use shared::{environment::Environment, yaml::Diagnostics};
 
 use super::{
     Config, Loaded,
@@ -67,11 +68,16 @@ impl Fixture {
 
     /// Loads a text as the file `f.yaml`; `DIR` in it stands for the folder.
     pub(super) fn load(&self, text: &str) -> Loaded {
+        self.load_with(text, &Environment::default())
+    }
+
+    pub(super) fn load_with(&self, text: &str, environment: &Environment) -> Loaded {
         let text = text.replace("DIR", &self.path().display().to_string());
         let diagnostics = Diagnostics::new("f.yaml");
         let config = config_of_text(
             &text,
             Path::new("f.yaml"),
+            environment,
             SystemTime::UNIX_EPOCH + NOW,
             &diagnostics,
         );
