@@ -1,6 +1,6 @@
 //! A Matrix push gateway, drop-in for Sygnal, that tells providers as little as possible.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use shared::{
     http_server::{self, Limits},
@@ -46,15 +46,38 @@ pub struct Bound {
 ///
 /// A text that names what cannot work.
 pub async fn bind(config: Config, world: World) -> Result<Bound, String> {
+    open(config, world, http_server::bind).await
+}
+
+/// The same, where another gateway of this user has the ports and is to be stopped: new connections come to this
+/// one from now on.
+///
+/// # Errors
+///
+/// As with [`bind`].
+pub async fn bind_beside(config: Config, world: World) -> Result<Bound, String> {
+    open(config, world, async |address| {
+        http_server::bind_beside(address)
+    })
+    .await
+}
+
+async fn open(
+    config: Config,
+    world: World,
+    bind: impl AsyncFn(SocketAddr) -> Result<TcpListener, String>,
+) -> Result<Bound, String> {
+    let (addresses, metrics_address) = (config.listen.clone(), config.metrics_listen);
+    // From the moment on that it listens it may be the one who gets all connections: so that comes last.
+    let (gateway, unfinished) = Gateway::new(config, world)?;
     let mut listeners = Vec::new();
-    for address in &config.listen {
-        listeners.push(http_server::bind(*address).await?);
+    for address in addresses {
+        listeners.push(bind(address).await?);
     }
-    let metrics_listener = match config.metrics_listen {
-        Some(address) => Some(http_server::bind(address).await?),
+    let metrics_listener = match metrics_address {
+        Some(address) => Some(bind(address).await?),
         None => None,
     };
-    let (gateway, unfinished) = Gateway::new(config, world)?;
     Ok(Bound {
         gateway,
         unfinished,
@@ -71,7 +94,7 @@ impl Bound {
     }
 
     /// Where the gateway listens.
-    pub fn addresses(&self) -> impl Iterator<Item = std::net::SocketAddr> {
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.listeners
             .iter()
             .filter_map(|listener| listener.local_addr().ok())

@@ -19,12 +19,12 @@ use std::{
 };
 
 use axum::{Router, body::Body};
-use http::header;
+use http::{HeaderValue, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
     task::JoinSet,
     time::Sleep,
@@ -36,6 +36,18 @@ use crate::lifecycle::Shutdown;
 
 /// How long a client that was refused may go on sending.
 const LINGER: Duration = Duration::from_secs(10);
+
+/// Connections that may wait to be accepted, as far as the system allows.
+const BACKLOG: u16 = 1024;
+
+/// How long connections are still accepted when the server stops: those whose handshake is under way. Nothing
+/// tells their number, and closing the listener resets them.
+const LAST_HANDSHAKES: Duration = Duration::from_millis(250);
+
+/// How long a client may still begin a request on an open connection when the server stops. It is answered
+/// with `Connection: close`; a connection that is closed without that may be closed just when a request is on
+/// its way.
+const LAST_REQUESTS: Duration = Duration::from_secs(1);
 
 /// Limits on connections.
 #[derive(Clone, Copy, Debug)]
@@ -62,31 +74,119 @@ impl Default for Limits {
     }
 }
 
-/// Binds a TCP listener.
+/// Binds a TCP listener on a port that nobody else has.
 ///
 /// # Errors
 ///
 /// A text that names the address and what is wrong with it.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
-    TcpListener::bind(address).await.map_err(|error| {
-        let remedy = if error.kind() == io::ErrorKind::AddrInUse {
-            "; another program, or another Nocturne, listens there"
-        } else if error.kind() == io::ErrorKind::PermissionDenied {
-            "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
-        } else if error.kind() == io::ErrorKind::AddrNotAvailable {
-            "; no interface of this machine has that address"
-        } else {
-            ""
-        };
-        format!("cannot listen on {address}: {error}{remedy}")
+    // The listener shares its port with those of `bind_beside`, and would not notice others that share theirs.
+    let probed = TcpListener::bind(address).await;
+    probed
+        .and_then(|probe| probe.local_addr())
+        .and_then(listen)
+        .map_err(|error| {
+            let remedy = "; another program, or another Nocturne, listens there";
+            explain(address, &error, remedy)
+        })
+}
+
+/// Binds a TCP listener, also where a listener of this user's from [`bind`] is: for a successor that starts
+/// while its predecessor still serves.
+///
+/// On Linux the younger of the two gets all new connections from now on. What was queued at the older one
+/// stays there, for [`serve`] to accept before it ends.
+///
+/// # Errors
+///
+/// As with [`bind`].
+///
+/// # Panics
+///
+/// Outside of a runtime.
+pub fn bind_beside(address: SocketAddr) -> Result<TcpListener, String> {
+    listen(address).map_err(|error| {
+        let remedy = "; what listens there is no push gateway that this user started, or does not share its port";
+        explain(address, &error, remedy)
     })
 }
 
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // Connections that ended lately do not count.
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
+    socket.bind(address)?;
+    let listener = socket.listen(BACKLOG.into())?;
+    prefer_the_younger(&listener);
+    Ok(listener)
+}
+
+/// Has the system give new connections to the second of two listeners that share a port, instead of spreading
+/// them among both. The second is that of the successor, until its predecessor is gone; then it is the first,
+/// there is no second, and it gets them all.
+///
+/// <https://man7.org/linux/man-pages/man7/socket.7.html>, `SO_ATTACH_REUSEPORT_CBPF`.
+#[cfg(target_os = "linux")]
+fn prefer_the_younger(listener: &TcpListener) {
+    use nix::{
+        libc::{sock_filter, sock_fprog},
+        sys::socket::{setsockopt, sockopt::AttachReusePortCbpf},
+    };
+
+    /// `BPF_RET` with `BPF_K`: the result is the constant, which is the index of a socket.
+    const RETURN: u16 = 0x06;
+    let mut instructions = [sock_filter {
+        code: RETURN,
+        jt: 0,
+        jf: 0,
+        k: 1,
+    }];
+    let program = sock_fprog {
+        len: 1,
+        filter: instructions.as_mut_ptr(),
+    };
+    if let Err(error) = setsockopt(listener, AttachReusePortCbpf, &program) {
+        debug!(%error, "new connections are spread among servers that share a port");
+    }
+}
+
+/// The system spreads them, or gives them to the last that was bound.
+#[cfg(not(target_os = "linux"))]
+fn prefer_the_younger(_: &TcpListener) {}
+
+fn explain(address: SocketAddr, error: &io::Error, in_use: &str) -> String {
+    let remedy = if error.kind() == io::ErrorKind::AddrInUse {
+        in_use
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
+        "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
+    } else if error.kind() == io::ErrorKind::AddrNotAvailable {
+        "; no interface of this machine has that address"
+    } else {
+        ""
+    };
+    format!("cannot listen on {address}: {error}{remedy}")
+}
+
 /// Serves `router` on `listener` until `shutdown` begins, then lets requests under way finish for as
-/// long as `shutdown` allows.
+/// long as `shutdown` allows. Connections that the system has accepted by then are served, too.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: Shutdown) {
     let slots = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
+    let connection = |stream, peer| {
+        serve_connection(stream, Peer(peer), router.clone(), limits, shutdown.clone())
+    };
+    let mut leaving = pin!(async {
+        shutdown.begun().await;
+        tokio::select! {
+            () = tokio::time::sleep(LAST_HANDSHAKES) => {}
+            () = shutdown.expired() => {}
+        }
+    });
     loop {
         let accepting = async {
             // Semaphore never closes, so a slot always comes.
@@ -94,14 +194,13 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
             (slot, listener.accept().await)
         };
         let (slot, accepted) = tokio::select! {
-            () = shutdown.begun() => break,
+            () = leaving.as_mut() => break,
             accepted = accepting => accepted,
         };
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, peer)) => {
-                let connection =
-                    serve_connection(stream, Peer(peer), router.clone(), limits, shutdown.clone());
+                let connection = connection(stream, peer);
                 connections.spawn(async move {
                     let _slot = slot;
                     connection.await;
@@ -114,12 +213,37 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
             }
         }
     }
-    drop(listener);
+    for (stream, peer) in queued(listener) {
+        connections.spawn(connection(stream, peer));
+    }
     let finishing = async { while connections.join_next().await.is_some() {} };
     tokio::select! {
         () = finishing => {}
         () = shutdown.expired() => debug!(open = connections.len(), "connections are cut off"),
     }
+}
+
+/// The connections that wait to be accepted: closing the listener would reset them.
+fn queued(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
+    let mut all = Vec::new();
+    // The runtime may not know yet that there are some.
+    let Ok(listener) = listener.into_std() else {
+        return all;
+    };
+    for _ in 0..BACKLOG {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                let stream = stream
+                    .set_nonblocking(true)
+                    .and_then(|()| TcpStream::from_std(stream));
+                all.extend(stream.ok().map(|stream| (stream, peer)));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            // This one has gone away again.
+            Err(_) => {}
+        }
+    }
+    all
 }
 
 async fn serve_connection(
@@ -138,14 +262,19 @@ async fn serve_connection(
         refused: Arc::clone(&refused),
         lingering: None,
     });
+    let stopping = shutdown.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let (router, refused) = (router.clone(), Arc::clone(&refused));
+        let stopping = stopping.clone();
         async move {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(peer);
-            let Ok(response) = router.oneshot(request).await;
+            let Ok(mut response) = router.oneshot(request).await;
             if response.headers().contains_key(header::CONNECTION) {
                 refused.store(true, Ordering::Relaxed);
+            } else if stopping.has_begun() {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
             }
             Ok::<_, Infallible>(response)
         }
@@ -159,9 +288,13 @@ async fn serve_connection(
             .half_close(false)
             .serve_connection(io, service)
     );
+    let leaving = async {
+        shutdown.begun().await;
+        tokio::time::sleep(LAST_REQUESTS).await;
+    };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = shutdown.begun() => {
+        () = leaving => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -32,6 +32,10 @@ pub(crate) struct Arguments {
     /// `$SYGNAL_CONF` names, push-gateway.yaml, sygnal.yaml.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Take over from a gateway that this user runs on the same ports: new connections come to this one, the
+    /// other finishes what it has. It has to be stopped then.
+    #[arg(long)]
+    beside: bool,
     #[command(flatten)]
     privileges: Privileges,
     /// Standard input is the line to `nocturne run`.
@@ -106,7 +110,12 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> ExitCode 
             random: Random::system(),
             shutdown,
         };
-        let bound = match push_gateway::bind(config, world).await {
+        let bound = if arguments.beside {
+            push_gateway::bind_beside(config, world).await
+        } else {
+            push_gateway::bind(config, world).await
+        };
+        let bound = match bound {
             Ok(bound) => bound,
             Err(problem) => {
                 error!("{problem}");

@@ -183,6 +183,7 @@ pub(crate) fn settings() -> Settings {
         homeserver: None::<Url>,
         homeserver_deadline: Duration::from_mins(1),
         allow_guests: false,
+        trusted_proxies: Vec::new(),
         pseudonym_epoch: 24 * HOUR,
     }
 }

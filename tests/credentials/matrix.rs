@@ -367,9 +367,14 @@ async fn a_slow_homeserver_leaves_room_for_everything_else() {
     stage.homeserver.hold();
     let bearer = format!("Bearer {token}");
     let mut asked: tokio::task::JoinSet<_> = (0..513)
-        .map(|_| {
+        .map(|number| {
             let (address, bearer) = (stage.address, bearer.clone());
-            async move { request(address, Method::GET, V3, &[("authorization", &bearer)], "").await }
+            // of so many sources that none is limited
+            let from = format!("198.51.100.{}", number % 250);
+            async move {
+                let headers = [("authorization", &*bearer), ("x-forwarded-for", &from)];
+                request(address, Method::GET, V3, &headers, "").await
+            }
         })
         .collect();
     // one is too many, and it alone is answered

@@ -8,7 +8,7 @@ use std::{
 };
 
 use turn_relay_proto::counters::{
-    AuthFailure, Denial, Direction, DropReason, Handover, Handshake, Label, QuotaHit,
+    AuthFailure, BindFailure, Denial, Direction, DropReason, Handover, Handshake, Label, QuotaHit,
 };
 
 mod dependencies;
@@ -157,6 +157,7 @@ fn every_label_of_the_relay_is_described_and_no_other() {
     assert_eq!(described("auth_failures"), labels::<AuthFailure>());
     assert_eq!(described("denials"), labels::<Denial>());
     assert_eq!(described("quota_hits"), labels::<QuotaHit>());
+    assert_eq!(described("bind_failures"), labels::<BindFailure>());
     assert_eq!(described("handshakes"), labels::<Handshake>());
     assert_eq!(described("handovers"), labels::<Handover>());
 }

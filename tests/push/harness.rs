@@ -147,7 +147,7 @@ impl World {
         for _ in 0..5 {
             let ports = (free_port(), free_port());
             let config = self.write_config(&apps, &options, ports);
-            let mut gateway = self.spawn(config, &options, ports);
+            let mut gateway = self.spawn(config, &options, ports, &[]);
             if gateway.comes_up().await {
                 return gateway;
             }
@@ -164,7 +164,7 @@ impl World {
     pub(crate) async fn refusal(&self, apps: Value, options: Options) -> (ExitStatus, String) {
         let ports = (free_port(), free_port());
         let config = self.write_config(&apps, &options, ports);
-        let mut gateway = self.spawn(config, &options, ports);
+        let mut gateway = self.spawn(config, &options, ports, &[]);
         let status = gateway.ended().await;
         // the thread that reads its output may be behind
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -195,9 +195,28 @@ impl World {
         path
     }
 
-    fn spawn(&self, config: PathBuf, options: &Options, ports: (u16, u16)) -> Gateway {
+    /// A gateway that takes over from another one. It serves when this returns.
+    pub(crate) async fn beside(&self, other: &Gateway) -> Gateway {
+        let ports = (other.address.port(), other.metrics.port());
+        let config = other.config.clone();
+        let mut gateway = self.spawn(config, &Options::default(), ports, &["--beside"]);
+        let serves = eventually(async || {
+            gateway.child.try_wait().unwrap().is_some() || gateway.log().contains("listening")
+        });
+        assert!(serves.await && gateway.child.try_wait().unwrap().is_none());
+        gateway
+    }
+
+    fn spawn(
+        &self,
+        config: PathBuf,
+        options: &Options,
+        ports: (u16, u16),
+        arguments: &[&str],
+    ) -> Gateway {
         let mut command = self.command();
         command.args(["push", "--config"]).arg(&config);
+        command.args(arguments);
         for (name, value) in &options.environment {
             command.env(name, value);
         }

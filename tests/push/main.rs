@@ -34,5 +34,6 @@ mod metrics;
 mod privacy;
 mod proxy;
 mod unified_push;
+mod upgrade;
 mod validation;
 mod web_push;

@@ -25,6 +25,7 @@ pub(crate) const SHORT: &str = "10";
 pub(crate) const PUSH: &str = "push-gateway.yaml";
 pub(crate) const TURN: &str = "turn-relay.yaml";
 const LOG: &str = "log";
+const PROGRAM: &str = "nocturne";
 
 /// What is to be run.
 pub(crate) struct Setup {
@@ -32,6 +33,8 @@ pub(crate) struct Setup {
     environment: Vec<(String, String)>,
     first_pause: &'static str,
     arguments: &'static [&'static str],
+    /// Whether the program is a file of this test's own.
+    has_own_program: bool,
     /// Where both answer `/health`.
     push: SocketAddr,
     turn: SocketAddr,
@@ -56,6 +59,7 @@ impl Setup {
             folder,
             first_pause: "250",
             arguments: &[],
+            has_own_program: false,
             push: free_address(),
             turn: free_address(),
         };
@@ -88,6 +92,12 @@ impl Setup {
 
     pub(crate) fn with_arguments(mut self, arguments: &'static [&'static str]) -> Self {
         self.arguments = arguments;
+        self
+    }
+
+    /// With a copy of the program that the test may replace.
+    pub(crate) fn with_own_program(mut self) -> Self {
+        self.has_own_program = true;
         self
     }
 
@@ -133,6 +143,7 @@ impl Setup {
                 environment: self.environment,
                 first_pause: self.first_pause,
                 arguments: self.arguments,
+                has_own_program: self.has_own_program,
                 ..again
             };
         }
@@ -142,7 +153,13 @@ impl Setup {
     /// Starts it and waits for nothing.
     pub(crate) fn spawn(&mut self) -> Run {
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
-        let child = Command::new(env!("CARGO_BIN_EXE_nocturne"))
+        let mut program = PathBuf::from(env!("CARGO_BIN_EXE_nocturne"));
+        if self.has_own_program {
+            let own = folder.path().join(PROGRAM);
+            fs::copy(program, &own).unwrap();
+            program = own;
+        }
+        let child = Command::new(program)
             .args(["run", "--first-pause", self.first_pause, "--config-dir"])
             .arg(folder.path().join("configurations"))
             .args(self.arguments)
@@ -247,6 +264,18 @@ impl Run {
         let new = self.folder.path().join("new");
         fs::write(&new, text).unwrap();
         fs::rename(new, self.configuration(file)).unwrap();
+    }
+
+    /// The test's own copy of the program.
+    pub(crate) fn program(&self) -> PathBuf {
+        self.folder.path().join(PROGRAM)
+    }
+
+    /// Puts another copy in its place.
+    pub(crate) fn replace_program(&self) {
+        let new = self.folder.path().join("nocturne.new");
+        fs::copy(env!("CARGO_BIN_EXE_nocturne"), &new).unwrap();
+        fs::rename(new, self.program()).unwrap();
     }
 
     pub(crate) fn configuration(&self, file: &str) -> PathBuf {

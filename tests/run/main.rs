@@ -7,6 +7,7 @@
 //! | [`ends`] | a service that dies or hangs; a supervisor that dies |
 //! | [`signals`] | reload and stop |
 //! | [`privileges`] | what the services may still do |
+//! | [`upgrade`] | another version takes over; the gateway outlives the relay |
 
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
@@ -17,3 +18,4 @@ mod health;
 mod privileges;
 mod signals;
 mod start;
+mod upgrade;

@@ -4,6 +4,8 @@
 //! asked by connecting a UDP socket, which sends nothing. That looks up the route and takes the source
 //! address that a packet would have, on Linux, macOS and the BSDs alike.
 
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd as _;
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
@@ -113,8 +115,57 @@ fn source_address(destination: IpAddr) -> io::Result<IpAddr> {
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let socket = UdpSocket::bind((any, 0))?;
+    if destination.is_ipv6() {
+        // else the one that is found may do for some days
+        let _ = prefer_lasting(&socket);
+    }
     socket.connect(SocketAddr::new(destination, PORT))?;
     Ok(socket.local_addr()?.ip())
+}
+
+/// Has the system choose among the addresses of an IPv6 host one that stays, where it would rather take a temporary one (RFC 8981), which
+/// is replaced each day and gone after a week.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "no safe wrapper knows this option")]
+fn prefer_lasting(socket: &UdpSocket) -> io::Result<()> {
+    // linux/in6.h, RFC 5014 §3
+    const IPV6_ADDR_PREFERENCES: libc::c_int = 72;
+    const IPV6_PREFER_SRC_PUBLIC: libc::c_int = 2;
+    let value = IPV6_PREFER_SRC_PUBLIC;
+    // SAFETY: the option is an int, which lives through the call and whose length is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            IPV6_ADDR_PREFERENCES,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>().try_into().unwrap_or_default(),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Elsewhere the system chooses.
+#[cfg(not(target_os = "linux"))]
+const fn prefer_lasting(_: &UdpSocket) -> io::Result<()> {
+    Ok(())
+}
+
+/// Those of the addresses that no relayed address can be made on, since this host does not have them, or not any more.
+///
+/// A socket is bound to each, since a host may have addresses that no interface shows.
+#[must_use]
+pub fn gone(relay: &[RelayAddress]) -> Vec<IpAddr> {
+    let is_gone = |address: &IpAddr| {
+        UdpSocket::bind((*address, 0))
+            .is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
+    };
+    let bound = relay.iter().map(|address| address.bind);
+    bound.filter(is_gone).collect()
 }
 
 /// Any port but 0 will do.
@@ -293,6 +344,19 @@ mod tests {
             source_address(ip("127.0.0.1")).expect("loopback has a route"),
             ip("127.0.0.1")
         );
+    }
+
+    #[test]
+    fn an_address_that_no_socket_can_be_bound_to_is_gone() {
+        let at = |text| RelayAddress {
+            bind: ip(text),
+            advertised: ip("8.8.8.8"),
+        };
+        // of networks for documentation
+        let relay = ["127.0.0.1", "192.0.2.77", "2001:db8::77"].map(at);
+        assert!(gone(&relay[..1]).is_empty());
+        assert!(gone(&relay).contains(&ip("192.0.2.77")));
+        assert!(!gone(&relay).contains(&ip("127.0.0.1")));
     }
 
     #[test]

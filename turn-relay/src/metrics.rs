@@ -232,6 +232,13 @@ impl Encoder<'_, '_> {
             |result| ByResult { result },
         )?;
         self.family(
+            "nocturne_turn_bind_failures",
+            "Sockets for relayed addresses that could not be bound, not counting ports that something else has",
+            of_threads,
+            |counters| &counters.bind_failures,
+            |reason| ByReason { reason },
+        )?;
+        self.family(
             "nocturne_turn_handovers",
             "Connections for the HTTPS backend by what came of them",
             of_threads,

@@ -36,6 +36,10 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(200);
 /// How long before its end a certificate that is still in use is warned of, every day.
 const EXPIRES_SOON: i64 = 14 * 24 * 60 * 60;
 
+/// What is wrong when no more sockets can be bound for relayed addresses.
+const ADDRESS_GONE: &str = "an address that relayed addresses are made on is no longer this host's (set `relay.addresses` to \
+                            one that stays, and restart)";
+
 /// Open files for everything but allocations.
 const OTHER_FILES: u64 = 512;
 
@@ -182,6 +186,7 @@ impl Relay {
                 "a thread that relays is stuck or has ended",
             ),
             (certificate_expired, "the certificate has expired"),
+            (!addresses::gone(&self.addresses).is_empty(), ADDRESS_GONE),
         ]
         .into_iter()
         .filter_map(|(applies, reason)| applies.then_some(reason))
@@ -256,11 +261,13 @@ impl Relay {
 
     fn replace(&self, config: Config) -> Result<(), String> {
         let own = own_addresses(&self.addresses)?;
+        // what may fail comes first, so that nothing of what is refused is in force
+        let settings = credentials::Settings::from(&config);
+        let prepared = self.credentials.prepare(&settings)?;
         if let (Some(certificates), Some(tls)) = (&self.certificates, &config.tls) {
             certificates.replace(Arc::clone(&tls.identity), &tls.certificate, &tls.key)?;
         }
-        self.credentials
-            .reload(&credentials::Settings::from(&config))?;
+        self.credentials.put(prepared);
         let changed = restart_only(&self.started, &config);
         if !changed.is_empty() {
             warn!(
@@ -297,7 +304,7 @@ impl Relay {
     /// What is done without being asked, for as long as the relay runs.
     pub async fn keep_house(&self) {
         let mut minutes = tokio::time::interval(Duration::from_mins(1));
-        let mut was_alive = true;
+        let (mut was_alive, mut was_gone) = (true, Vec::new());
         for minute in 0_u64.. {
             minutes.tick().await;
             let is_alive = self.is_alive();
@@ -306,6 +313,13 @@ impl Relay {
             }
             was_alive = is_alive;
             self.follow_own_addresses();
+            let gone = addresses::gone(&self.addresses);
+            if gone != was_gone {
+                for address in &gone {
+                    error!(%address, "{ADDRESS_GONE}: allocations fail");
+                }
+                was_gone = gone;
+            }
             if minute % 60 == 0 && self.config.load().log.unsafe_identifiers {
                 warn_of_unsafe_identifiers();
             }
@@ -549,7 +563,66 @@ fn reloadable(
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use rcgen::{CertificateParams, KeyPair};
+
     use super::*;
+
+    /// Writes another certificate with its key, and reads the configuration that names them.
+    fn with_new_certificate(folder: &Path) -> Config {
+        let write = |name: &str, content: &str| {
+            use std::os::unix::fs::PermissionsExt as _;
+
+            let path = folder.join(name);
+            std::fs::write(&path, content).expect("written");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+            path
+        };
+        let key = KeyPair::generate().expect("a key");
+        let certificate = CertificateParams::new(vec!["turn.example.org".to_owned()])
+            .and_then(|params| params.self_signed(&key))
+            .expect("a certificate");
+        let key = write("key.pem", &key.serialize_pem());
+        let certificate = write("fullchain.pem", &certificate.pem());
+        let text = format!(
+            "realm: turn.example.org\nsecrets: [kPlaXzQyVqFhMEUwbzcx]\ntls: {{certificate: {}, key: {}}}\nlisten: {{udp: \
+             '127.0.0.1:0', tcp: [], tls: '127.0.0.1:0'}}\nrelay: {{addresses: [127.0.0.1]}}\nworkers: 1\n",
+            certificate.display(),
+            key.display()
+        );
+        let file = write("turn-relay.yaml", &text);
+        let loaded = config::load(&file, Clock::system().wall());
+        loaded
+            .config
+            .unwrap_or_else(|| panic!("{:?}", loaded.errors))
+    }
+
+    #[test]
+    fn nothing_of_a_refused_reload_is_in_force() {
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        let world = World {
+            clock: Clock::system(),
+            random: Random::system(),
+            environment: Environment::default(),
+        };
+        let relay = Relay::start(with_new_certificate(folder.path()), world).expect("it starts");
+        let certificate = || {
+            let certificates = relay.certificates.as_ref().expect("with TLS");
+            certificates.current().load_full()
+        };
+        let first = certificate();
+        // what the credential service alone refuses
+        let mut refused = with_new_certificate(folder.path());
+        refused.secrets.clear();
+        assert!(relay.replace(refused).is_err());
+        assert!(Arc::ptr_eq(&first, &certificate()));
+        assert!(relay.unready().is_empty(), "{:?}", relay.unready());
+        let good = with_new_certificate(folder.path());
+        relay.replace(good).expect("nothing is wrong with it");
+        assert!(!Arc::ptr_eq(&first, &certificate()));
+        relay.stop();
+    }
 
     #[test]
     fn a_list_that_opens_this_host_is_warned_of() {

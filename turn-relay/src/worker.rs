@@ -26,15 +26,15 @@ use std::{
 
 use arc_swap::ArcSwap;
 use mio::{Events, Interest, Poll, event::Event, unix::SourceFd};
-use shared::clock::Clock;
+use shared::{clock::Clock, log_gate::LogGate};
 use tracing::error;
 #[cfg(feature = "dtls")]
 use turn_relay_proto::Transport;
 use turn_relay_proto::{
-    Commons, Effect, Effects, Link, Now, RelayId, Server, Time,
+    Commons, Effect, Effects, Link, Now, RelayFailure, RelayId, Server, Time,
     address::ConnectionId,
     commons,
-    counters::{Counters, DropReason},
+    counters::{BindFailure, Counters, DropReason},
 };
 
 use self::{moderation::Moderation, sender::Sender};
@@ -146,6 +146,8 @@ enum Alarm {
     Session(Link),
     /// An attempt to connect to a peer, by its place and name, may have had its time.
     Connect(u32, u32),
+    /// There may be bandwidth again for a connection with a peer, by its place and name.
+    Bandwidth(u32, u32),
     /// The source of that token may be served again.
     Retry(usize),
 }
@@ -174,6 +176,7 @@ pub(crate) struct Worker<D> {
     peers: Peers,
     peer_registry: Arc<PeerRegistry>,
     strangers: Arc<Strangers>,
+    commons: Arc<Commons>,
     handovers: Arc<Handovers>,
     /// Until then nothing is said of the HTTPS backend.
     silent_until: Time,
@@ -188,6 +191,7 @@ pub(crate) struct Worker<D> {
     reloadable: Arc<Reloadable>,
     commands: Receiver<Command>,
     counters: Arc<Counters>,
+    bind_log: LogGate,
     pulse: Arc<Pulse>,
     clock: Clock,
     origin: Instant,
@@ -222,7 +226,7 @@ impl<D: Datagrams> Worker<D> {
             ready: Ready::default(),
             server: Server::new(
                 Arc::clone(&common.reloadable.core),
-                common.commons,
+                Arc::clone(&common.commons),
                 Arc::clone(&setup.counters),
                 SystemRandom(common.random),
             ),
@@ -250,6 +254,7 @@ impl<D: Datagrams> Worker<D> {
             peers: Peers::default(),
             peer_registry: common.peers,
             strangers: common.strangers,
+            commons: common.commons,
             handovers: common.handovers,
             silent_until: Time::default(),
             tls_config: common.tls_config,
@@ -263,6 +268,7 @@ impl<D: Datagrams> Worker<D> {
             counters: setup.counters,
             pulse: setup.pulse,
             now: now(&common.clock, common.origin),
+            bind_log: LogGate::new(common.clock.now()),
             clock: common.clock,
             origin: common.origin,
             turn: 0,
@@ -387,9 +393,12 @@ impl<D: Datagrams> Worker<D> {
         loop {
             match self.commands.try_recv() {
                 Ok(Command::Reconfigure(reloadable)) => {
-                    self.server.reconfigure(Arc::clone(&reloadable.core));
+                    let core = Arc::clone(&reloadable.core);
+                    self.server.reconfigure(core, &mut self.effects);
                     self.sender.tcp_buffer = reloadable.tcp_buffer;
                     self.reloadable = reloadable;
+                    self.carry_out();
+                    self.sender.flush(&self.arena);
                 }
                 Ok(Command::Drain) => self.server.drain(),
                 Ok(Command::ClosePeer(connection)) => self.close_joined(connection),
@@ -435,6 +444,7 @@ impl<D: Datagrams> Worker<D> {
                 #[cfg(feature = "dtls")]
                 Alarm::Session(link) => self.session_alarm(link),
                 Alarm::Connect(slot, connection) => self.connect_deadline(slot, connection),
+                Alarm::Bandwidth(slot, connection) => self.bandwidth_deadline(slot, connection),
                 Alarm::Retry(token) => self.retry(token),
             }
         }
@@ -508,6 +518,27 @@ impl<D: Datagrams> Worker<D> {
         }
     }
 
+    /// A relay socket is not there: clients hear 508, unless another port is free, and the operator hears of what is wrong.
+    fn cannot_open(&mut self, relay: RelayId, error: &io::Error) {
+        let failure = if error.kind() == io::ErrorKind::AddrInUse {
+            RelayFailure::PortInUse
+        } else {
+            let kind = kind_of(error);
+            self.counters.bind_failures.add(kind, 1);
+            if let Some(held_back) = self.bind_log.pass(self.clock.now()) {
+                error!(
+                    %error,
+                    held_back,
+                    "no socket can be bound for a relayed address: {}",
+                    remedy(kind)
+                );
+            }
+            RelayFailure::Other
+        };
+        let effects = &mut self.further_effects;
+        self.server.relay_failed(relay, failure, self.now, effects);
+    }
+
     /// The effects that are about sockets, not about messages.
     fn change_sockets(&mut self, effect: &Effect) {
         match *effect {
@@ -519,10 +550,9 @@ impl<D: Datagrams> Worker<D> {
                 let registry = self.poll.registry();
                 let datagrams = &self.sender.datagrams;
                 let relays = &mut self.sender.relays;
-                let effects = &mut self.further_effects;
                 match relays.open(relay, address, kind, datagrams, registry) {
-                    Ok(()) => self.server.relay_opened(relay, effects),
-                    Err(failure) => self.server.relay_failed(relay, failure, self.now, effects),
+                    Ok(()) => self.server.relay_opened(relay, &mut self.further_effects),
+                    Err(error) => self.cannot_open(relay, &error),
                 }
             }
             Effect::CloseRelay { relay } => {
@@ -541,6 +571,33 @@ impl<D: Datagrams> Worker<D> {
             | Effect::Authenticated { .. }
             | Effect::AllocationEnded { .. } => {}
         }
+    }
+}
+
+/// Why a relay socket could not be bound, other than that somebody else has the port.
+fn kind_of(error: &io::Error) -> BindFailure {
+    match error.raw_os_error() {
+        Some(libc::EADDRNOTAVAIL) => BindFailure::AddressGone,
+        Some(libc::EMFILE | libc::ENFILE) => BindFailure::OpenFiles,
+        Some(libc::ENOBUFS | libc::ENOMEM) => BindFailure::Memory,
+        Some(libc::EACCES | libc::EPERM) => BindFailure::Denied,
+        _ => BindFailure::Other,
+    }
+}
+
+/// What is to be done about it.
+const fn remedy(kind: BindFailure) -> &'static str {
+    match kind {
+        BindFailure::AddressGone => {
+            "an address that relayed addresses are made on is no longer this host's: set `relay.addresses` to one \
+             that stays, and restart"
+        }
+        BindFailure::OpenFiles => "there are no open files left: raise LimitNOFILE=",
+        BindFailure::Memory => "the system has no memory left for sockets",
+        BindFailure::Denied => {
+            "the system forbids it: is there a filter for system calls or a security module?"
+        }
+        BindFailure::Other => "the system does not say why",
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     fmt, io,
     os::unix::{net::UnixStream, process::CommandExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -60,7 +60,18 @@ pub(super) struct Service {
     pause: Duration,
     /// Whether it has served since the supervisor started.
     has_served: bool,
+    /// What is started: this very program, until an upgrade.
+    program: Option<PathBuf>,
     pub(super) state: State,
+    /// The process that the one in `state` takes over from.
+    predecessor: Option<Predecessor>,
+}
+
+/// A process that serves until its successor does, and then ends.
+#[derive(Debug)]
+struct Predecessor {
+    process: Process,
+    program: Option<PathBuf>,
 }
 
 /// What a service is doing.
@@ -82,6 +93,12 @@ pub(super) struct Process {
     ready: Option<Instant>,
     reload: Reload,
     is_stopping: bool,
+    /// Whether the service is to stop with it.
+    is_asked: bool,
+    /// No word wins time any more.
+    is_stopping_at_once: bool,
+    /// What it is sent once it can tell a second signal from the first.
+    second: Option<Signal>,
     /// When it is killed, unless it says something before.
     deadline: Instant,
 }
@@ -157,7 +174,9 @@ impl Service {
             patience,
             pause: patience.first,
             has_served: false,
+            program: None,
             state: State::Ended,
+            predecessor: None,
         }
     }
 
@@ -165,12 +184,16 @@ impl Service {
     pub(super) fn start(&mut self, now: Instant) -> io::Result<UnixStream> {
         let (line, childs_end) = UnixStream::pair()?;
         line.set_nonblocking(true)?;
-        let mut command = Command::new(program()?);
+        let mut command = Command::new(match &self.program {
+            Some(program) => program.clone(),
+            None => program()?,
+        });
         command
             .arg0("nocturne")
             .args([self.name, "--supervised", "--config"])
             .arg(&self.configuration)
             .args(&self.privileges)
+            .args(self.predecessor.is_some().then_some("--beside"))
             .env(
                 "WATCHDOG_USEC",
                 self.patience.silence.as_micros().to_string(),
@@ -195,6 +218,9 @@ impl Service {
             ready: None,
             reload: Reload::None,
             is_stopping: false,
+            is_asked: false,
+            is_stopping_at_once: false,
+            second: None,
             deadline: now + START,
         });
         Ok(line)
@@ -203,7 +229,101 @@ impl Service {
     /// It could not even be started.
     pub(super) fn not_started(&mut self, error: &io::Error, now: Instant) -> Verdict {
         error!(service = self.name, %error, "no process can be started");
+        if self.predecessor_goes_on() {
+            return Verdict::Restart;
+        }
         self.decide(Duration::ZERO, now)
+    }
+
+    /// Has `program` take the place of the one that runs; true if a process of it is to be started now, beside
+    /// the one that there is.
+    pub(super) fn make_way(&mut self, program: &Path, now: Instant) -> bool {
+        if self.predecessor.is_some() {
+            warn!(service = self.name, "the last upgrade is still under way");
+            return false;
+        }
+        let before = self.program.replace(program.to_owned());
+        if !self.is_ready() {
+            return false;
+        }
+        if !self.is_gateway() {
+            // Two relays cannot have the same ports: it is started again when the last call is over.
+            if let State::Running(process) = &mut self.state {
+                process.stop(Signal::TERM, now);
+            }
+            return false;
+        }
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Running(process) => {
+                self.predecessor = Some(Predecessor {
+                    process,
+                    program: before,
+                });
+                true
+            }
+            other @ (State::Waiting(_) | State::Ended) => {
+                self.state = other;
+                false
+            }
+        }
+    }
+
+    /// Gives up an upgrade if the old process still serves.
+    fn predecessor_goes_on(&mut self) -> bool {
+        match self.predecessor.take() {
+            Some(predecessor) if !predecessor.process.is_stopping => {
+                error!(
+                    service = self.name,
+                    "the other version does not start: the one that runs goes on"
+                );
+                self.program = predecessor.program;
+                self.state = State::Running(predecessor.process);
+                true
+            }
+            other => {
+                self.predecessor = other;
+                false
+            }
+        }
+    }
+
+    /// The gateway goes on until the relay has ended, and a second one can be there at the same time.
+    pub(super) fn is_gateway(&self) -> bool {
+        self.name == "push"
+    }
+
+    /// Whether it has no process and gets none any more.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.state, State::Ended) && self.predecessor.is_none()
+    }
+
+    /// Whether its end is what is wanted.
+    pub(super) fn is_asked_to_stop(&self) -> bool {
+        match &self.state {
+            State::Running(process) => process.is_asked,
+            State::Waiting(_) => false,
+            State::Ended => true,
+        }
+    }
+
+    /// Whether one of its processes is this one.
+    pub(super) fn has(&self, pid: Pid) -> bool {
+        self.pid() == Some(pid) || self.is_predecessor(pid)
+    }
+
+    fn is_predecessor(&self, pid: Pid) -> bool {
+        let predecessor = self.predecessor.as_ref();
+        predecessor.is_some_and(|predecessor| predecessor.process.pid == pid)
+    }
+
+    /// Takes note of the end of the old process of an upgrade; false if it was another one.
+    pub(super) fn predecessor_ended(&mut self, pid: Pid, end: End) -> bool {
+        let is_it = self.is_predecessor(pid);
+        if is_it {
+            info!(service = self.name, pid = pid.as_raw_nonzero().get(), %end, "the old version ended");
+            self.predecessor = None;
+        }
+        is_it
     }
 
     pub(super) fn pid(&self) -> Option<Pid> {
@@ -221,41 +341,39 @@ impl Service {
         matches!(&self.state, State::Running(process) if process.reload != Reload::None)
     }
 
-    /// What the process says of itself.
-    pub(super) fn hear(&mut self, word: &str, now: Instant) {
+    /// What a process says of itself.
+    pub(super) fn hear(&mut self, pid: Pid, word: &str, now: Instant) {
+        if self.is_predecessor(pid) {
+            if let Some(predecessor) = &mut self.predecessor {
+                predecessor.process.hear(word, self.patience.silence, now);
+            }
+            return;
+        }
         let State::Running(process) = &mut self.state else {
             return;
         };
-        match word {
-            "READY=1" => {
-                if process.ready.is_none() {
-                    info!(
-                        service = self.name,
-                        pid = process.pid.as_raw_nonzero().get(),
-                        "ready"
-                    );
-                    process.ready = Some(now);
-                    self.has_served = true;
-                    if process.reload == Reload::Wanted {
-                        process.signal(Signal::HUP);
-                    }
+        if word == "READY=1" {
+            if process.ready.is_none() {
+                info!(
+                    service = self.name,
+                    pid = process.pid.as_raw_nonzero().get(),
+                    "ready"
+                );
+                process.ready = Some(now);
+                self.has_served = true;
+                if process.reload == Reload::Wanted {
+                    process.signal(Signal::HUP);
                 }
-                process.reload = match process.reload {
-                    Reload::Wanted => Reload::UnderWay,
-                    Reload::None | Reload::UnderWay => Reload::None,
-                };
-                process.heard(self.patience.silence, now);
+                if let Some(predecessor) = &mut self.predecessor {
+                    predecessor.process.stop(Signal::TERM, now);
+                }
             }
-            "WATCHDOG=1" | "RELOADING=1" if process.ready.is_some() && !process.is_stopping => {
-                process.heard(self.patience.silence, now);
-            }
-            // Perhaps somebody stopped this process alone: it has its time, too.
-            word if word == "STOPPING=1" || word.starts_with(MORE_TIME) => {
-                process.is_stopping = true;
-                process.heard(STOPPING, now);
-            }
-            _ => {}
+            process.reload = match process.reload {
+                Reload::Wanted => Reload::UnderWay,
+                Reload::None | Reload::UnderWay => Reload::None,
+            };
         }
+        process.hear(word, self.patience.silence, now);
     }
 
     /// Has the process read its files again; before it can, that is kept for later.
@@ -272,51 +390,74 @@ impl Service {
         }
     }
 
-    /// Has the process finish what is under way, and is not started again.
+    /// Has the processes finish what is under way; it is not started again.
     pub(super) fn stop(&mut self, signal: Signal, now: Instant) {
         match &mut self.state {
             State::Running(process) => {
-                process.is_stopping = true;
-                process.deadline = now + STOPPING;
-                process.signal(signal);
+                process.is_asked = true;
+                // A second signal would have it stop at once.
+                if !process.is_stopping {
+                    process.stop(signal, now);
+                }
             }
             State::Waiting(_) | State::Ended => self.state = State::Ended,
+        }
+        if let Some(predecessor) = &mut self.predecessor
+            && !predecessor.process.is_stopping
+        {
+            predecessor.process.stop(signal, now);
         }
     }
 
     /// The same, and at once.
     pub(super) fn stop_at_once(&mut self, signal: Signal, now: Instant) {
-        if let State::Running(process) = &mut self.state {
-            process.deadline = now + AT_ONCE;
-            process.signal(signal);
+        match &mut self.state {
+            State::Running(process) => {
+                process.is_asked = true;
+                process.stop_at_once(signal, now);
+            }
+            State::Waiting(_) | State::Ended => self.state = State::Ended,
+        }
+        if let Some(predecessor) = &mut self.predecessor {
+            predecessor.process.stop_at_once(signal, now);
         }
     }
 
     /// When something is to be done that nobody asks for.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        match &self.state {
+        let next = match &self.state {
             State::Running(process) => Some(process.deadline),
             State::Waiting(until) => Some(*until),
             State::Ended => None,
-        }
+        };
+        let predecessor = self.predecessor.as_ref();
+        next.into_iter()
+            .chain(predecessor.map(|predecessor| predecessor.process.deadline))
+            .min()
     }
 
-    /// Kills a process that has been silent for too long; true if there was one.
+    /// Kills processes that have been silent for too long; true if there was one.
     pub(super) fn kill_if_silent(&mut self, now: Instant) -> bool {
-        let State::Running(process) = &mut self.state else {
-            return false;
+        let current = match &mut self.state {
+            State::Running(process) => Some(process),
+            State::Waiting(_) | State::Ended => None,
         };
-        if now < process.deadline {
-            return false;
+        let predecessor = self.predecessor.as_mut();
+        let processes = current
+            .into_iter()
+            .chain(predecessor.map(|predecessor| &mut predecessor.process));
+        let mut was_killed = false;
+        for process in processes.filter(|process| process.deadline <= now) {
+            error!(
+                service = self.name,
+                pid = process.pid.as_raw_nonzero().get(),
+                "silent for too long: killed"
+            );
+            process.signal(Signal::KILL);
+            process.deadline = now + AT_ONCE;
+            was_killed = true;
         }
-        error!(
-            service = self.name,
-            pid = process.pid.as_raw_nonzero().get(),
-            "silent for too long: killed"
-        );
-        process.signal(Signal::KILL);
-        process.deadline = now + AT_ONCE;
-        true
+        was_killed
     }
 
     /// The process ended without being asked to.
@@ -325,6 +466,9 @@ impl Service {
             State::Running(process) => process.ready.map(|since| now.duration_since(since)),
             State::Waiting(_) | State::Ended => None,
         };
+        if served.is_none() && self.predecessor_goes_on() {
+            return Verdict::Restart;
+        }
         let verdict = self.decide(served.unwrap_or_default(), now);
         if let State::Waiting(until) = &self.state {
             let pause = until.duration_since(now);
@@ -371,8 +515,43 @@ impl Process {
         }
     }
 
-    fn heard(&mut self, patience: Duration, now: Instant) {
-        self.deadline = now + patience;
+    /// A word wins time: a stop as much as systemd gives for it, anything else `silence`.
+    fn hear(&mut self, word: &str, silence: Duration, now: Instant) {
+        let patience = match word {
+            "READY=1" | "WATCHDOG=1" | "RELOADING=1"
+                if self.ready.is_some() && !self.is_stopping =>
+            {
+                silence
+            }
+            // Perhaps somebody stopped this process alone: it has its time, too.
+            word if word == "STOPPING=1" || word.starts_with(MORE_TIME) => {
+                self.is_stopping = true;
+                if let Some(second) = self.second.take() {
+                    self.signal(second);
+                }
+                STOPPING
+            }
+            _ => return,
+        };
+        if !self.is_stopping_at_once {
+            self.deadline = now + patience;
+        }
+    }
+
+    fn stop(&mut self, signal: Signal, now: Instant) {
+        self.is_stopping = true;
+        self.deadline = now + STOPPING;
+        self.signal(signal);
+    }
+
+    /// It takes two signals, of which the second would be lost if it came before the first was seen.
+    fn stop_at_once(&mut self, signal: Signal, now: Instant) {
+        if !self.is_stopping {
+            self.second = Some(signal);
+        }
+        self.stop(signal, now);
+        self.is_stopping_at_once = true;
+        self.deadline = now + AT_ONCE;
     }
 }
 

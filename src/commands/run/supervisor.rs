@@ -1,6 +1,6 @@
 //! What happens when: ends, words, signals and time.
 
-use std::{io, process::ExitCode, time::Instant};
+use std::{io, path::PathBuf, process::ExitCode, time::Instant};
 
 use rustix::process::{Pid, Signal, WaitOptions, wait};
 use shared::{
@@ -35,12 +35,17 @@ pub(super) struct Supervisor {
     hangup: Signals,
     terminate: Signals,
     interrupt: Signals,
+    upgrade: Signals,
+    /// Where this program was when it started, and where its other version is by the time of an upgrade.
+    program: Option<PathBuf>,
     watchdog: lifecycle::Watchdog,
     /// Whether systemd was told that everything serves.
     has_been_ready: bool,
     is_reloading: bool,
     /// The exit code, once everything is to stop.
     stopping: Option<u8>,
+    /// What the gateway is stopped with when the relay has ended.
+    goodbye: Option<Signal>,
 }
 
 impl Supervisor {
@@ -55,10 +60,13 @@ impl Supervisor {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            upgrade: signal(SignalKind::user_defined2())?,
+            program: std::env::current_exe().ok(),
             watchdog: lifecycle::Watchdog::new(),
             has_been_ready: false,
             is_reloading: false,
             stopping: None,
+            goodbye: None,
         })
     }
 
@@ -69,7 +77,7 @@ impl Supervisor {
         }
         loop {
             if let Some(code) = self.stopping
-                && self.services.iter().all(|service| service.pid().is_none())
+                && self.services.iter().all(Service::has_ended)
             {
                 info!("stopped");
                 return ExitCode::from(code);
@@ -93,6 +101,7 @@ impl Supervisor {
                 _ = self.terminate.recv() => self.stop(Signal::TERM),
                 _ = self.interrupt.recv() => self.stop(Signal::INT),
                 _ = self.hangup.recv() => self.reload(),
+                _ = self.upgrade.recv() => self.exchange(),
                 () = self.watchdog.tick() => lifecycle::notify(&[NotifyState::Watchdog]),
                 () = time => self.look_at_the_time(),
             }
@@ -131,7 +140,7 @@ impl Supervisor {
         let Some(service) = self.service_of(pid) else {
             return;
         };
-        service.hear(word, now);
+        service.hear(pid, word, now);
         if self.stopping.is_some() {
             if word.starts_with(MORE_TIME) {
                 let more = u32::try_from(STOPPING.as_micros()).unwrap_or(u32::MAX);
@@ -181,7 +190,10 @@ impl Supervisor {
             let Some(service) = self.service_of(pid) else {
                 continue;
             };
-            if stopping.is_none() {
+            if service.predecessor_ended(pid, end) {
+                continue;
+            }
+            if stopping.is_none() || !service.is_asked_to_stop() {
                 let verdict = service.ended(end, now);
                 self.judge(verdict, end.exit_code());
                 if self.stopping.is_none() {
@@ -196,6 +208,7 @@ impl Supervisor {
                 self.stopping = Some(UNCLEAN);
             }
         }
+        self.say_goodbye();
     }
 
     fn by(signal: Signal) -> End {
@@ -214,10 +227,13 @@ impl Supervisor {
 
     fn stop(&mut self, signal: Signal) {
         if self.stopping.is_none() {
-            info!("stopping: both services finish what is under way");
+            info!(
+                "stopping: both services finish what is under way, the gateway when the relay has ended"
+            );
             self.begin_stop(signal, 0);
         } else {
             warn!("a second signal: stopping at once");
+            self.goodbye = None;
             let now = self.now();
             for service in &mut self.services {
                 service.stop_at_once(signal, now);
@@ -232,8 +248,51 @@ impl Supervisor {
         self.stopping = Some(code);
         lifecycle::notify(&[NotifyState::Stopping]);
         let now = self.now();
+        // The relay waits for calls to end, and there must be no hours without notifications for that.
         for service in &mut self.services {
-            service.stop(signal, now);
+            if !service.is_gateway() {
+                service.stop(signal, now);
+            }
+        }
+        self.goodbye = Some(signal);
+        self.say_goodbye();
+    }
+
+    /// Stops the gateway, if everything is to stop and nothing but it is left.
+    fn say_goodbye(&mut self) {
+        let is_alone = |service: &Service| service.is_gateway() || service.has_ended();
+        if self.services.iter().all(is_alone)
+            && let Some(signal) = self.goodbye.take()
+        {
+            let now = self.now();
+            for service in self
+                .services
+                .iter_mut()
+                .filter(|service| service.is_gateway())
+            {
+                service.stop(signal, now);
+            }
+        }
+    }
+
+    /// Has the version of this program that is in its place by now take over.
+    fn exchange(&mut self) {
+        let Some(program) = self.program.clone() else {
+            error!("no upgrade: it is unknown where this program is");
+            return;
+        };
+        if self.stopping.is_some() {
+            return;
+        }
+        info!(
+            "upgrading to {}: the gateway at once, the relay when the last call is over",
+            program.display()
+        );
+        for index in 0..self.services.len() {
+            let now = self.now();
+            if self.services[index].make_way(&program, now) {
+                self.start(index);
+            }
         }
     }
 
@@ -270,9 +329,7 @@ impl Supervisor {
     }
 
     fn service_of(&mut self, pid: Pid) -> Option<&mut Service> {
-        self.services
-            .iter_mut()
-            .find(|service| service.pid() == Some(pid))
+        self.services.iter_mut().find(|service| service.has(pid))
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
         ipv6_too, udp_transport,
     },
     relay::{Relay, Setup},
+    time::eventually,
 };
 
 /// The least that a configuration has.
@@ -234,4 +235,52 @@ fn a_private_address_is_warned_of() {
     let relay = relay_on(&home, least());
     relay.assert_says("10.9.9.2 cannot be reached from the internet");
     relay.assert_says("relay.external");
+}
+
+#[test]
+fn a_temporary_address_is_not_the_one_that_is_found() {
+    let Some(network) = Network::new() else {
+        return;
+    };
+    let home = network.host(1);
+    home.namespace.set("ipv6/conf/eth0/use_tempaddr", "2");
+    home.namespace.ip("addr del 2a00:5:1::2/64 dev eth0
+         addr add 2a00:5:1::2/64 dev eth0 nodad mngtmpaddr
+         route replace default via 2a00:5:1::1");
+    let has_temporary = || {
+        let read = || std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap();
+        let addresses = home.namespace.inside(read);
+        // flags, and of them IFA_F_TEMPORARY; with it alone: it is tried no longer
+        let flags = addresses
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(4));
+        flags.into_iter().any(|flags| flags == "01")
+    };
+    if !eventually(has_temporary) {
+        eprintln!("skipped: this kernel makes no temporary addresses");
+        return;
+    }
+    let relay = relay_on(&home, least());
+    let log = relay.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("clients will be told"))
+        .unwrap();
+    assert!(line.contains(&home.v6.to_string()), "{line}");
+}
+
+#[test]
+fn an_address_that_the_host_has_lost_makes_the_relay_unready() {
+    let Some(network) = Network::new() else {
+        return;
+    };
+    let home = network.host(1);
+    let relay = relay_on(&home, least());
+    assert_eq!(relay.get("/ready").0, 200);
+    home.namespace.ip("addr del 2a00:5:1::2/64 dev eth0");
+    let (status, reasons) = relay.get("/ready");
+    assert_eq!(status, 503);
+    assert!(reasons.contains("set `relay.addresses`"), "{reasons}");
+    home.namespace.ip("addr add 2a00:5:1::2/64 dev eth0 nodad");
+    assert_eq!(relay.get("/ready").0, 200);
 }

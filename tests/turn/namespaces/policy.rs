@@ -1,6 +1,9 @@
 //! The peer policy, with somebody at each address who would hear.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+};
 
 use serde_json::{Value, json};
 
@@ -9,7 +12,9 @@ use super::{
     network::{Host, Network},
 };
 use crate::{
-    client::{Client, Peer, REALM, Relayed, SECRET, ipv6_too, udp_transport},
+    client::{
+        CONNECT, Client, Peer, REALM, Relayed, SECRET, ipv6_too, peer, tcp_transport, udp_transport,
+    },
     relay::Relay,
 };
 
@@ -227,4 +232,38 @@ fn clients_at_6to4_and_teredo_addresses_are_not_answered() {
     // the way is there: from the address beside them somebody is answered
     let mut client = at.udp_client((home.v6, 3478));
     client.ask(crate::client::BINDING, &[]);
+}
+
+#[test]
+fn nothing_that_listens_on_the_relays_own_addresses_is_connected_to() {
+    let Some(network) = Network::new() else {
+        return;
+    };
+    let [home, at, elsewhere] = [1, 2, 3].map(|number| network.host(number));
+    home.namespace.ip("addr add 5.0.1.3/24 dev eth0");
+    let mut config = config(&[]);
+    config["relay"] = json!({"tcp": true});
+    let _relay = relay_on(&home, config);
+    let mut client = at.tcp_client((home.v4, 3478));
+    client.allocate_with(&[tcp_transport()]);
+    let listen = |host: &Host, address: IpAddr| {
+        let listener = host.namespace.inside(|| TcpListener::bind((address, 0)));
+        let listener = listener.unwrap();
+        listener.set_nonblocking(true).unwrap();
+        listener
+    };
+    // the address that clients are told, one that they are not, and loopback
+    let own = [home.v4, Ipv4Addr::new(5, 0, 1, 3), Ipv4Addr::LOCALHOST];
+    for address in own {
+        let service = listen(&home, address.into());
+        let to = service.local_addr().unwrap();
+        assert_eq!(client.ask(CONNECT, &[peer(to)]).code(), Some(403), "{to}");
+        let nobody = service.accept().map_err(|error| error.kind());
+        assert_eq!(nobody.unwrap_err(), ErrorKind::WouldBlock, "{to}");
+    }
+    // others are
+    let service = listen(&elsewhere, elsewhere.v4.into());
+    let to = service.local_addr().unwrap();
+    assert_eq!(client.ask(CONNECT, &[peer(to)]).code(), None);
+    assert!(service.accept().is_ok());
 }

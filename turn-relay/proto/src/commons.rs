@@ -1,6 +1,7 @@
 //! What the servers of several threads have in common. Nothing of it is locked for a relayed packet.
 
 use std::{
+    net::IpAddr,
     ops::RangeInclusive,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -12,6 +13,7 @@ use crate::{
     nonce::Nonces,
     ports::Ports,
     quota::Ledger,
+    time::Time,
 };
 
 /// Randomness as an argument. What it gives must not be guessable.
@@ -27,6 +29,7 @@ pub struct Commons {
     pub(crate) ledger: Ledger,
     pub(crate) ports: Ports,
     pub(crate) budget: Budget,
+    handshakes: Budget,
     pub(crate) connections: Connections,
     pub(crate) listening: Listening,
     made: AtomicU64,
@@ -48,11 +51,19 @@ impl Commons {
             nonces: Nonces::new(draw()),
             ledger: Ledger::new(draw()),
             budget: Budget::new(draw()),
+            handshakes: Budget::new(draw()),
             ports: Ports::new(relay_addresses, ports),
             connections: Connections::default(),
             listening: Listening::default(),
             made: AtomicU64::new(0),
         }
+    }
+
+    /// Whether one more TLS handshake from the prefix (/24 or /48) of `client` may begin now, at `per_second` (and a burst of as many). For whoever does
+    /// input and output: a signature takes longer than anything else that a stranger can ask for. Takes no lock.
+    #[must_use]
+    pub fn may_shake_hands(&self, client: IpAddr, per_second: u32, now: Time) -> bool {
+        self.handshakes.take(client, per_second, now)
     }
 
     /// The number of the next allocation in logs, over all servers.
@@ -98,7 +109,6 @@ mod tests {
     use std::{net::SocketAddr, time::Duration};
 
     use super::{testing::Repeatable, *};
-    use crate::time::Time;
 
     #[test]
     fn each_part_has_a_key_of_its_own() {

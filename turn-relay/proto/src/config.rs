@@ -55,7 +55,7 @@ pub struct Quotas {
     pub permissions_per_allocation: usize,
     /// Channels that one allocation may have bound at one time.
     pub channels_per_allocation: usize,
-    /// Bytes a second in each direction that are relayed for one user; `None`: as many as come.
+    /// Bytes a second in each direction that are relayed for one user, the headers of packets' IP and UDP included; `None`: as many as come.
     pub bandwidth_per_user: Option<u64>,
     /// Answers a second to unauthenticated requests from one /24 (IPv4) or /48 (IPv6), and as many at once.
     pub unauthenticated_per_prefix: u32,

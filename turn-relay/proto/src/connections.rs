@@ -4,10 +4,13 @@
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::{address::ConnectionId, quota::UserId};
+use crate::{
+    address::ConnectionId,
+    quota::{Account, UserId},
+};
 
 /// All connections to peers that have a name. A name is taken until its connection is closed, so that no two connections ever have the same.
 #[derive(Debug, Default)]
@@ -18,10 +21,10 @@ pub(crate) struct Connections(Mutex<HashMap<u32, State>>);
 enum State {
     /// It is being made.
     Connecting,
-    /// It waits for a ConnectionBind request (§5.4) of that user (the hash of a whole username), which may come on another thread.
-    Waiting(UserId),
+    /// It waits for a ConnectionBind request (§5.4) of that user (the hash of a whole username), which may come on another thread. Its bytes go to that account.
+    Waiting(UserId, Arc<Account>),
     /// The request came.
-    Joined,
+    Joined(Arc<Account>),
 }
 
 /// Why a connection is not joined.
@@ -44,28 +47,38 @@ impl Connections {
         free
     }
 
-    /// From now on a connection waits for a request of `user`.
-    pub(crate) fn wait(&self, id: ConnectionId, user: UserId) {
-        self.lock().insert(id.0, State::Waiting(user));
+    /// From now on a connection waits for a request of `user`; `account` is the one of its allocation.
+    pub(crate) fn wait(&self, id: ConnectionId, user: UserId, account: Arc<Account>) {
+        self.lock().insert(id.0, State::Waiting(user, account));
     }
 
     /// Joins a connection, once.
     pub(crate) fn join(&self, id: ConnectionId, user: UserId) -> Result<(), NotJoined> {
         let mut connections = self.lock();
         match connections.get_mut(&id.0) {
-            Some(State::Waiting(owner)) if *owner != user => Err(NotJoined::OtherUser),
-            Some(state @ State::Waiting(_)) => {
-                *state = State::Joined;
+            Some(State::Waiting(owner, _)) if *owner != user => Err(NotJoined::OtherUser),
+            Some(state @ State::Waiting(..)) => {
+                if let State::Waiting(_, account) = std::mem::replace(state, State::Connecting) {
+                    *state = State::Joined(account);
+                }
                 Ok(())
             }
-            Some(State::Connecting | State::Joined) | None => Err(NotJoined::Unknown),
+            Some(State::Connecting | State::Joined(_)) | None => Err(NotJoined::Unknown),
+        }
+    }
+
+    /// Who pays for the bytes of a connection that was joined.
+    pub(crate) fn account(&self, id: ConnectionId) -> Option<Arc<Account>> {
+        match self.lock().get(&id.0) {
+            Some(State::Joined(account)) => Some(Arc::clone(account)),
+            Some(State::Connecting | State::Waiting(..)) | None => None,
         }
     }
 
     /// Gives up a connection that waits; `false` if it waits no longer.
     pub(crate) fn give_up(&self, id: ConnectionId) -> bool {
         let mut connections = self.lock();
-        let waits = matches!(connections.get(&id.0), Some(State::Waiting(_)));
+        let waits = matches!(connections.get(&id.0), Some(State::Waiting(..)));
         if waits {
             connections.remove(&id.0);
         }

@@ -155,8 +155,12 @@ labels! {
         Ports = "ports",
         /// Connections of one prefix that have not authenticated.
         ConnectionsOfPrefix = "connections_of_prefix",
+        /// TLS handshakes a second of one prefix.
+        HandshakesOfPrefix = "handshakes_of_prefix",
         /// Connections of one allocation, RFC 6062.
         PeerConnections = "peer_connections",
+        /// Requests on a connection that has no allocation.
+        UnprovenRequests = "unproven_requests",
     }
     /// An allocation's transport to the client and family of its first relayed address.
     AllocationKind {
@@ -184,6 +188,19 @@ labels! {
         DtlsV6 = "dtls/ipv6",
         /// DTLS, both.
         DtlsDual = "dtls/dual",
+    }
+    /// Why a socket for a relayed address could not be bound, other than that something else has the port.
+    BindFailure {
+        /// The address is not this host's, or not any more.
+        AddressGone = "address_gone",
+        /// There are no open files left.
+        OpenFiles = "open_files",
+        /// The system has no memory for it.
+        Memory = "memory",
+        /// The system forbids it.
+        Denied = "denied",
+        /// Anything else.
+        Other = "other",
     }
     /// How a TLS or DTLS handshake ended.
     Handshake {
@@ -226,6 +243,8 @@ pub struct Counters {
     pub allocations_ended: Family<AllocationKind>,
     /// Binding requests that were answered.
     pub bindings: Single,
+    /// Sockets for relayed addresses that could not be bound; counted by whoever does input and output.
+    pub bind_failures: Family<BindFailure>,
     /// TLS handshakes; counted by whoever does input and output.
     pub handshakes: Family<Handshake>,
     /// Connections for the HTTPS backend; counted by whoever does input and output.

@@ -38,5 +38,5 @@ pub use commons::Commons;
 pub use config::Config;
 pub use effect::{Data, Effect, Effects};
 pub use packet::Packet;
-pub use server::{ConnectFailure, IcmpError, RelayFailure, Server};
+pub use server::{ConnectFailure, IcmpError, Payer, RelayFailure, Server};
 pub use time::{Now, Time};

@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use aws_lc_rs::hmac;
@@ -15,6 +16,13 @@ use crate::{config::Quotas, counters::QuotaHit, rate::Rate, time::Time};
 const SECOND: u64 = 1_000_000_000;
 /// The burst that every bandwidth has: one packet of the largest size there is.
 const MIN_BURST_BYTES: u64 = 64 * 1024;
+
+/// Bytes of a stream that are worth a read.
+const MIN_READ_BYTES: usize = 4096;
+/// How long at the least nothing is read of a stream whose user has no bandwidth left.
+const MIN_PAUSE: Duration = Duration::from_millis(10);
+/// How long it is where there is no bandwidth at all, until a reload may have given some.
+const LONG_PAUSE: Duration = Duration::from_secs(1);
 
 /// Who somebody is, as far as the relay remembers it: a keyed hash, with a key drawn at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -155,14 +163,47 @@ impl Account {
         if bandwidth == 0 {
             return false;
         }
-        let time_of = |bytes: u64| bytes.saturating_mul(SECOND).div_ceil(bandwidth);
-        let cost = time_of(u64::try_from(bytes).unwrap_or(u64::MAX));
-        let burst = time_of(MIN_BURST_BYTES).max(SECOND);
-        let rate = match way {
+        self.rate(way)
+            .take(cost(bytes, bandwidth), burst(bandwidth), now)
+    }
+
+    /// Takes bandwidth for what is about to be read of a stream: as much as there is, but for no more than `most` bytes. What is read less than that is
+    /// [given back](Self::give_back). Takes no lock.
+    ///
+    /// # Errors
+    ///
+    /// There is not enough for a read that would be worth it: until when to wait.
+    pub fn reserve(&self, way: Way, most: usize, bandwidth: u64, now: Time) -> Result<usize, Time> {
+        if bandwidth == 0 {
+            return Err(now + LONG_PAUSE);
+        }
+        let (rate, burst) = (self.rate(way), burst(bandwidth));
+        let left = u128::from(rate.left(burst, now)) * u128::from(bandwidth) / u128::from(SECOND);
+        let least = most.min(MIN_READ_BYTES);
+        let reserved = usize::try_from(left).unwrap_or(most).clamp(least, most);
+        if rate.take(cost(reserved, bandwidth), burst, now) {
+            Ok(reserved)
+        } else {
+            Err(now + Duration::from_nanos(cost(least, bandwidth)).max(MIN_PAUSE))
+        }
+    }
+
+    /// Gives back bandwidth that was [reserved](Self::reserve) just now. Takes no lock.
+    pub fn give_back(&self, way: Way, bytes: usize, bandwidth: u64) {
+        let nanos = u64::try_from(bytes)
+            .unwrap_or(u64::MAX)
+            .saturating_mul(SECOND);
+        // never more than was taken for them, which was rounded up
+        if let Some(back) = nanos.checked_div(bandwidth) {
+            self.rate(way).give_back(back);
+        }
+    }
+
+    const fn rate(&self, way: Way) -> &Rate {
+        match way {
             Way::Up => &self.up,
             Way::Down => &self.down,
-        };
-        rate.take(cost, burst, now)
+        }
     }
 
     /// Allocations of this user.
@@ -171,13 +212,25 @@ impl Account {
     }
 }
 
+/// In nanoseconds of a bandwidth that is not 0.
+fn cost(bytes: usize, bandwidth: u64) -> u64 {
+    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    bytes.saturating_mul(SECOND).div_ceil(bandwidth)
+}
+
+/// What may be owed, in nanoseconds.
+fn burst(bandwidth: u64) -> u64 {
+    let longest = MIN_BURST_BYTES.saturating_mul(SECOND);
+    longest.div_ceil(bandwidth).max(SECOND)
+}
+
 fn lock(accounts: &Mutex<Accounts>) -> MutexGuard<'_, Accounts> {
     accounts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Barrier, time::Duration};
+    use std::sync::Barrier;
 
     use proptest::prelude::*;
 

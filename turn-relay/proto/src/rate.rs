@@ -41,4 +41,20 @@ impl Rate {
             }
         }
     }
+
+    /// The highest `cost` that [`Self::take`] would let pass now. Nothing is taken.
+    pub(crate) fn left(&self, burst: u64, now: Time) -> u64 {
+        let now = now.as_nanos();
+        let owed = self.0.load(Ordering::Relaxed).max(now);
+        now.saturating_add(burst).saturating_sub(owed)
+    }
+
+    /// Gives back what was taken just now, and was not needed.
+    pub(crate) fn give_back(&self, cost: u64) {
+        let _ = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |paid_at| {
+                Some(paid_at.saturating_sub(cost))
+            });
+    }
 }

@@ -12,11 +12,18 @@ mod slots;
 mod tcp;
 mod timers;
 
-use std::{cell::Cell, net::SocketAddr, ops::Range, sync::Arc};
+use std::{
+    cell::Cell,
+    hash::{DefaultHasher, Hasher as _},
+    net::SocketAddr,
+    ops::Range,
+    sync::Arc,
+};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
+pub use self::tcp::Payer;
 use self::{
     allocation::{Allocation, Channel},
     departed::Departed,
@@ -60,8 +67,7 @@ pub struct Server<R> {
     /// Rises with each reload, so that channels ask the new policy once.
     policy_generation: u32,
     draining: bool,
-    /// Transaction IDs of indications: they need not be unguessable (nobody answers them), but different.
-    indications: Cell<u128>,
+    indications: Indications,
 }
 
 /// Why a socket could not be bound.
@@ -113,8 +119,7 @@ impl<R: Random> Server<R> {
         counters: Arc<Counters>,
         mut random: R,
     ) -> Self {
-        let mut seed = [0; 16];
-        random.fill(&mut seed);
+        let indications = Indications::new(&mut random);
         Self {
             config,
             commons,
@@ -126,7 +131,7 @@ impl<R: Random> Server<R> {
             departed: Departed::default(),
             policy_generation: 0,
             draining: false,
-            indications: Cell::new(u128::from_ne_bytes(seed)),
+            indications,
         }
     }
 
@@ -306,12 +311,8 @@ impl<R: Random> Server<R> {
             }
             Some(_) | None => return self.drop_packet(DropReason::NoAllocation),
         };
-        if !self.has_bandwidth(
-            allocation.admission.account(),
-            Way::Up,
-            send.data.len(),
-            now,
-        ) {
+        let size = send.data.len() + headers(family);
+        if !self.has_bandwidth(allocation.admission.account(), Way::Up, size, now) {
             return self.drop_packet(DropReason::Bandwidth);
         }
         let relay_id = allocation.relay_id(family);
@@ -363,7 +364,8 @@ impl<R: Random> Server<R> {
         if !permitted {
             return drop_packet(&self.counters, DropReason::NoPermission);
         }
-        if !self.has_bandwidth(&crossing.account, Way::Down, send.data.len(), now) {
+        let size = send.data.len() + headers(Family::of(from.ip()));
+        if !self.has_bandwidth(&crossing.account, Way::Down, size, now) {
             return drop_packet(&self.counters, DropReason::Bandwidth);
         }
         let channel = crossing
@@ -379,8 +381,8 @@ impl<R: Random> Server<R> {
             peer: from,
             traffic_class,
         };
-        let id = self.next_indication();
-        let result = carry(&carrier, packet, send.data.clone(), id, effects);
+        let ids = &self.indications;
+        let result = carry(&carrier, packet, send.data.clone(), ids, effects);
         self.count_carried(result, Direction::ClientToClient, send.data.len());
     }
 
@@ -433,14 +435,13 @@ impl<R: Random> Server<R> {
         let len = data.len();
         let account = allocation.admission.account();
         let has_bandwidth = match self.config.quotas.bandwidth_per_user {
-            Some(bandwidth) => account.take(Way::Down, len, bandwidth, now),
+            Some(bandwidth) => account.take(Way::Down, len + headers(relay.family), bandwidth, now),
             None => true,
         };
         if !has_bandwidth {
             return drop_packet(&self.counters, DropReason::Bandwidth);
         }
-        let id = self.next_indication();
-        let result = carry(&carrier, &mut packet, data, id, effects);
+        let result = carry(&carrier, &mut packet, data, &self.indications, effects);
         self.count_carried(result, Direction::PeerToClient, len);
     }
 
@@ -481,7 +482,7 @@ impl<R: Random> Server<R> {
         let data = if has_mtu { error.data } else { 0 };
         let [d0, d1, d2, d3] = data.to_be_bytes();
         let value = [0, 0, error.kind, error.code, d0, d1, d2, d3];
-        let id = self.next_indication();
+        let id = self.indications.next();
         let mut writer =
             MessageWriter::new(&mut effects.scratch, Class::Indication, Method::Data, id);
         writer
@@ -496,10 +497,11 @@ impl<R: Random> Server<R> {
         });
     }
 
-    /// Takes new settings. Allocations stay; what the new policy denies is not relayed any more.
-    pub fn reconfigure(&mut self, config: Arc<Config>) {
+    /// Takes new settings. Allocations stay; what the new policy denies is not relayed any more, and connections with peers that it denies are closed.
+    pub fn reconfigure(&mut self, config: Arc<Config>, effects: &mut Effects) {
         self.config = config;
         self.policy_generation = self.policy_generation.wrapping_add(1);
+        self.close_denied(effects);
     }
 
     /// From now on no allocation is made (508); those that there are live on.
@@ -530,16 +532,49 @@ impl<R: Random> Server<R> {
         }
     }
 
-    fn next_indication(&self) -> TransactionId {
-        let number = self.indications.get().wrapping_add(1);
-        self.indications.set(number);
-        let mut id = [0; 12];
-        id.copy_from_slice(&number.to_ne_bytes()[..12]);
-        TransactionId(id)
-    }
-
     fn drop_packet(&self, reason: DropReason) {
         drop_packet(&self.counters, reason);
+    }
+}
+
+/// What a packet takes of a bandwidth besides its payload, so that empty ones are not free: the headers of UDP and IP.
+const fn headers(family: Family) -> usize {
+    match family {
+        Family::V4 => 28,
+        Family::V6 => 48,
+    }
+}
+
+/// Transaction IDs of indications: they need not be unguessable (nobody answers them), but different, and they must not
+/// tell a client how many indications others get.
+#[derive(Debug)]
+struct Indications {
+    /// What has read a key, and is to read a number.
+    hasher: DefaultHasher,
+    count: Cell<u64>,
+}
+
+impl Indications {
+    fn new(random: &mut impl Random) -> Self {
+        let mut key = [0; 16];
+        random.fill(&mut key);
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&key);
+        Self {
+            hasher,
+            count: Cell::new(0),
+        }
+    }
+
+    fn next(&self) -> TransactionId {
+        let number = self.count.get().wrapping_add(1);
+        self.count.set(number);
+        let mut hasher = self.hasher.clone();
+        hasher.write_u64(number);
+        let mut id = [0; 12];
+        // so many bits are different often enough
+        id[4..].copy_from_slice(&hasher.finish().to_ne_bytes());
+        TransactionId(id)
     }
 }
 
@@ -568,7 +603,7 @@ fn carry(
     carrier: &Carrier,
     packet: &mut Packet<'_>,
     data: Range<usize>,
-    id: TransactionId,
+    indications: &Indications,
     effects: &mut Effects,
 ) -> Result<(), DropReason> {
     let is_stream = carrier.client.transport.is_stream();
@@ -580,6 +615,7 @@ fn carry(
         // RFC 8656 §12.5: on datagrams there need not be any
         (CHANNEL_DATA_HEADER_LEN, if is_stream { padding } else { 0 })
     } else {
+        let id = indications.next();
         let len = data_indication(carrier.peer, data.len(), id, &mut header)?;
         (len, padding)
     };

@@ -18,7 +18,7 @@ use shared::{
 
 use super::{
     Config, Credentials, Lifetime, Listen, Log, Quotas, Timeouts, Tls, backend, credentials,
-    network::{http_listen, listen, peers, relay},
+    network::{http, listen, peers, relay},
 };
 use crate::certificates::{Identity, Unusable};
 
@@ -86,7 +86,7 @@ pub fn http_addresses(
     let diagnostics = Diagnostics::new(path.display().to_string());
     let addresses = VARIABLES.read(path, environment, &diagnostics).map(|node| {
         let root = Value::root(&node, &diagnostics).section();
-        http_listen(&root.section("http"), &Listen::default())
+        http(&root.section("http"), &Listen::default()).0
     });
     match addresses {
         Some(addresses) if !diagnostics.has_errors() => Ok(addresses),
@@ -128,7 +128,7 @@ fn config_of(node: &Node, path: &Path, now: SystemTime, diagnostics: &Diagnostic
     let has_dtls = !listen.dtls.is_empty();
     let tls = tls_section.and_then(|value| tls(&value, &hosts_of_tls(&credentials), has_dtls, now));
     let relay = relay(&root.section("relay"), &listen);
-    let http_listen = http_listen(&root.section("http"), &listen);
+    let (http_listen, trusted_proxies) = http(&root.section("http"), &listen);
     backend::check(&root.section("listen"), &listen, &http_listen);
     let config = Config {
         path: path.to_owned(),
@@ -146,6 +146,7 @@ fn config_of(node: &Node, path: &Path, now: SystemTime, diagnostics: &Diagnostic
         ),
         workers: workers(&root),
         http_listen,
+        trusted_proxies,
         log: log(&root.section("log")),
         listen,
         tls,

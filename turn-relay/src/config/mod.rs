@@ -61,6 +61,9 @@ pub struct Config {
     pub workers: Option<NonZeroUsize>,
     /// `http.listen` (default `127.0.0.1:3480`): where health and metrics are served.
     pub http_listen: Vec<SocketAddr>,
+    /// `http.trusted_proxies` (default none): whose `X-Forwarded-For` counts in the credential service; none: that of everything
+    /// that is not at a public address
+    pub trusted_proxies: Vec<IpNet>,
     /// `credentials`
     pub credentials: Credentials,
     /// `log`
@@ -139,7 +142,7 @@ pub struct Quotas {
     /// credentials from one /24 (IPv6: /48)
     pub unauthenticated_per_prefix: u32,
     /// `connections_per_prefix` (default 64, at least 1): TCP and TLS connections of one /24 (IPv6: /48)
-    /// that have not authenticated, and DTLS sessions
+    /// that have not authenticated, and DTLS sessions; of handshakes four times as many may begin in a second
     pub connections_per_prefix: usize,
     /// `https_connections` (default 2048, 1 to 1,000,000): connections that `listen.https_backend` has
     pub https_connections: usize,

@@ -90,13 +90,22 @@ fn check_dtls(value: &Value<'_>, listen: &Listen, has_certificate: bool) {
     }
 }
 
-/// `http.listen`
-pub(super) fn http_listen(section: &Section<'_>, listen: &Listen) -> Vec<SocketAddr> {
+/// `http.listen` and `http.trusted_proxies`
+pub(super) fn http(section: &Section<'_>, listen: &Listen) -> (Vec<SocketAddr>, Vec<IpNet>) {
     let value = section.get("listen");
     let addresses = value.as_ref().map_or_else(
         || vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 3480))],
         socket_addresses,
     );
+    let proxies = section.networks("trusted_proxies");
+    if let Some(value) = section.get("trusted_proxies")
+        && covered(&proxies)
+    {
+        value.error(
+            "covers all addresses, so that everybody could claim any address to be theirs (name the \
+             proxies)",
+        );
+    }
     section.finish(Severity::Error);
     for address in &addresses {
         let others = [("listen.tcp", &listen.tcp), ("listen.tls", &listen.tls)];
@@ -112,7 +121,7 @@ pub(super) fn http_listen(section: &Section<'_>, listen: &Listen) -> Vec<SocketA
             }
         }
     }
-    addresses
+    (addresses, proxies)
 }
 
 /// Whether only one of two listeners can be there.

@@ -5,12 +5,13 @@
 //! wrong key.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use http::{HeaderMap, HeaderName};
+use ipnet::IpNet;
 use shared::{address_policy::is_public, http_server::Peer, rate_limit::RateLimit};
 use tracing::warn;
 
@@ -34,14 +35,15 @@ pub(super) struct Limits {
 pub(super) enum Source {
     /// Somebody at this address.
     Address(IpAddr),
-    /// Somebody behind a proxy that does not say who; or a program of this network.
-    Unnamed,
+    /// A program of this network, or all who come by way of a proxy at that address that does not say who they are. They
+    /// have one limit together.
+    Unnamed(IpAddr),
 }
 
 /// Whether a header that says for whom a request is passed on can be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trust {
-    /// It comes from this machine or its network: a reverse proxy.
+    /// It comes from a reverse proxy: one of those that are named, or if none is, anything of this machine or its network.
     Proxy,
     /// It comes from anywhere.
     Nobody,
@@ -49,8 +51,9 @@ pub(super) enum Trust {
 
 impl Source {
     /// The source of a request that came from `peer` with these headers.
-    pub(super) fn of(peer: Option<&Peer>, headers: &HeaderMap) -> Self {
-        match (Trust::of(peer), peer) {
+    pub(super) fn of(peer: Option<&Peer>, headers: &HeaderMap, proxies: &[IpNet]) -> Self {
+        let unnamed = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |Peer(peer)| peer.ip());
+        match (Trust::of(peer, proxies), peer) {
             (Trust::Nobody, Some(Peer(peer))) => Self::Address(network(peer.ip())),
             // The last one is what the proxy itself saw; a client can put others before it.
             (Trust::Proxy, _) | (Trust::Nobody, None) => headers
@@ -59,16 +62,38 @@ impl Source {
                 .next_back()
                 .and_then(|value| value.to_str().ok())
                 .and_then(|value| address(value.rsplit(',').next()?.trim()))
-                .map_or(Self::Unnamed, |address| Self::Address(network(address))),
+                .map_or(Self::Unnamed(network(unnamed)), |address| {
+                    Self::Address(network(address))
+                }),
+        }
+    }
+}
+
+impl Source {
+    /// Whose limit it is.
+    const fn address(self) -> IpAddr {
+        match self {
+            Self::Address(address) | Self::Unnamed(address) => address,
         }
     }
 }
 
 impl Trust {
-    pub(super) fn of(peer: Option<&Peer>) -> Self {
-        match peer {
-            Some(Peer(peer)) if is_public(peer.ip()) => Self::Nobody,
-            Some(_) | None => Self::Proxy,
+    /// `proxies` is `http.trusted_proxies`; none: whoever is not at a public address.
+    pub(super) fn of(peer: Option<&Peer>, proxies: &[IpNet]) -> Self {
+        let Some(Peer(peer)) = peer else {
+            return Self::Proxy;
+        };
+        let ip = peer.ip().to_canonical();
+        let is_trusted = if proxies.is_empty() {
+            !is_public(ip)
+        } else {
+            proxies.iter().any(|network| network.contains(&ip))
+        };
+        if is_trusted {
+            Self::Proxy
+        } else {
+            Self::Nobody
         }
     }
 }
@@ -85,34 +110,24 @@ impl Limits {
 
     /// Takes one question to the homeserver; the error is how long to wait.
     pub(super) fn take_question(&self, source: Source, now: Instant) -> Result<(), Duration> {
-        match source {
-            Source::Address(address) => self.questions.take(address, now),
-            Source::Unnamed => {
-                if !self.warned.swap(true, Ordering::Relaxed) {
-                    warn!(
-                        "the reverse proxy does not say for whom it asks for credentials, so that limits per source \
-                         do not apply: let it set X-Forwarded-For"
-                    );
-                }
-                Ok(())
-            }
+        if matches!(source, Source::Unnamed(_)) && !self.warned.swap(true, Ordering::Relaxed) {
+            warn!(
+                "the reverse proxy does not say for whom it asks for credentials, so that all who come by way of it have \
+                 one limit together: let it set X-Forwarded-For"
+            );
         }
+        self.questions.take(source.address(), now)
     }
 
     /// Whether the source may show another API key; the error is how long to wait.
     pub(super) fn may_show_key(&self, source: Source, now: Instant) -> Result<(), Duration> {
-        match source {
-            Source::Address(address) => self.wrong_keys.check(address, now),
-            Source::Unnamed => Ok(()),
-        }
+        self.wrong_keys.check(source.address(), now)
     }
 
     /// Notes a wrong API key.
     pub(super) fn showed_wrong_key(&self, source: Source, now: Instant) {
-        if let Source::Address(address) = source {
-            // What is over the limit is refused the next time.
-            let _ = self.wrong_keys.take(address, now);
-        }
+        // What is over the limit is refused the next time.
+        let _ = self.wrong_keys.take(source.address(), now);
     }
 }
 
@@ -145,8 +160,10 @@ mod tests {
             .iter()
             .map(|value| (FORWARDED_FOR, HeaderValue::from_str(value).unwrap()))
             .collect();
-        Source::of(peer.as_ref(), &headers)
+        Source::of(peer.as_ref(), &headers, &[])
     }
+
+    const UNNAMED: Source = Source::Unnamed(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
     fn at(address: &str) -> Source {
         Source::Address(address.parse().unwrap())
@@ -194,12 +211,54 @@ mod tests {
             ("[2001:db8:1:2:3::4]", at("2001:db8:1:2::")),
             ("[2001:db8:1:2:3::4]:4711", at("2001:db8:1:2::")),
             ("::ffff:198.51.100.7", at("198.51.100.7")),
-            ("unknown", Source::Unnamed),
-            ("", Source::Unnamed),
-            ("198.51.100.7,", Source::Unnamed),
+            ("unknown", UNNAMED),
+            ("", UNNAMED),
+            ("198.51.100.7,", UNNAMED),
         ] {
             assert_eq!(source(peer, &[written]), read, "{written}");
         }
-        assert_eq!(source(peer, &[]), Source::Unnamed);
+        assert_eq!(source(peer, &[]), UNNAMED);
+    }
+
+    #[test]
+    fn where_proxies_are_named_nobody_else_is_believed() {
+        let proxies = ["172.18.0.0/16", "2001:db8::5/128"].map(|text| text.parse().unwrap());
+        let trust = |peer: &str| {
+            let peer = Peer(peer.parse().unwrap());
+            Trust::of(Some(&peer), &proxies)
+        };
+        for proxy in ["172.18.0.2:1", "[::ffff:172.18.0.2]:1", "[2001:db8::5]:1"] {
+            assert_eq!(trust(proxy), Trust::Proxy, "{proxy}");
+        }
+        for other in [
+            "127.0.0.1:1",
+            "[::1]:1",
+            "10.1.2.3:1",
+            "8.8.8.8:1",
+            "[2001:db8::6]:1",
+        ] {
+            assert_eq!(trust(other), Trust::Nobody, "{other}");
+        }
+    }
+
+    #[test]
+    fn who_is_not_named_shares_the_limit_of_the_proxy() {
+        let now = shared::clock::Clock::system().now();
+        let limits = Limits::new(now);
+        let (one, other) = (
+            source(Some("127.0.0.1:1"), &[]),
+            source(Some("10.0.0.1:1"), &[]),
+        );
+        for _ in 0..WRONG_KEYS.0 {
+            assert!(limits.may_show_key(one, now).is_ok());
+            limits.showed_wrong_key(one, now);
+        }
+        assert!(limits.may_show_key(one, now).is_err());
+        assert!(limits.may_show_key(other, now).is_ok());
+        for _ in 0..QUESTIONS.0 {
+            assert!(limits.take_question(one, now).is_ok());
+        }
+        assert!(limits.take_question(one, now).is_err());
+        assert!(limits.take_question(other, now).is_ok());
     }
 }

@@ -135,7 +135,7 @@ async fn answer(service: &Service, head: &Parts) -> (Outcome, Response) {
     authorization.set_sensitive(true);
     let peer = head.extensions.get::<Peer>();
     let now = world.clock.now();
-    let source = Source::of(peer, &head.headers);
+    let source = Source::of(peer, &head.headers, &state.trusted_proxies);
     if let Err(wait) = service.0.limits.take_question(source, now) {
         return (Outcome::Limited, limited(wait));
     }
@@ -146,7 +146,7 @@ async fn answer(service: &Service, head: &Parts) -> (Outcome, Response) {
         authorization,
         user_id: user_id(query),
         headers: &head.headers,
-        trust: Trust::of(peer),
+        trust: Trust::of(peer, &state.trusted_proxies),
         peer: peer.map(|peer| peer.0.ip()),
     };
     let user = match homeserver.ask(question, world).await {

@@ -11,6 +11,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use aws_lc_rs::{constant_time, hmac};
 use axum::Router;
+use ipnet::IpNet;
 use rustls::RootCertStore;
 use shared::{
     clock::Clock, epoch_key::EpochKey, log_gate::LogGate, random::Random, secret::Secret,
@@ -69,6 +70,8 @@ pub struct Settings {
     pub allow_guests: bool,
     /// `credentials.pseudonym_epoch` (1 h to 30 days): how long one user keeps one name.
     pub pseudonym_epoch: Duration,
+    /// `http.trusted_proxies`: whose word counts on who asks. None: that of everything that is not at a public address.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// What a service is made from besides its configuration.
@@ -100,6 +103,15 @@ struct Inner {
     world: World,
 }
 
+/// Settings that only have to be [put](Service::put) in the place of others.
+pub struct Prepared(Arc<State>);
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Prepared")
+    }
+}
+
 /// What one configuration gives.
 struct State {
     issuer: Issuer,
@@ -107,6 +119,7 @@ struct State {
     api_keys: ApiKeys,
     homeserver: Option<Homeserver>,
     allow_guests: bool,
+    trusted_proxies: Vec<IpNet>,
 }
 
 impl From<&Config> for Settings {
@@ -121,6 +134,7 @@ impl From<&Config> for Settings {
             homeserver_deadline: HOMESERVER_DEADLINE,
             allow_guests: credentials.allow_guests,
             pseudonym_epoch: credentials.pseudonym_epoch,
+            trusted_proxies: config.trusted_proxies.clone(),
         }
     }
 }
@@ -148,13 +162,23 @@ impl Service {
         })))
     }
 
-    /// Puts new settings in the place of the old ones. Requests under way keep those that they began with, and
-    /// users keep their names unless `pseudonym_epoch` is another.
+    /// Puts new settings in the place of the old ones.
     ///
     /// # Errors
     ///
     /// As [`Service::new`]; the old settings stay then.
     pub fn reload(&self, settings: &Settings) -> Result<(), String> {
+        self.put(self.prepare(settings)?);
+        Ok(())
+    }
+
+    /// Makes new settings ready for [`Service::put`], which cannot fail. Users keep their names unless `pseudonym_epoch` is
+    /// another.
+    ///
+    /// # Errors
+    ///
+    /// As [`Service::new`].
+    pub fn prepare(&self, settings: &Settings) -> Result<Prepared, String> {
         let world = &self.0.world;
         let mut names = Arc::clone(&self.0.state.load().names);
         if names.epoch() != settings.pseudonym_epoch {
@@ -165,8 +189,12 @@ impl Service {
             ));
         }
         let state = State::new(settings, world, names, &self.0.hash)?;
-        self.0.state.store(Arc::new(state));
-        Ok(())
+        Ok(Prepared(Arc::new(state)))
+    }
+
+    /// Puts prepared settings in the place of the old ones. Requests under way keep those that they began with.
+    pub fn put(&self, Prepared(state): Prepared) {
+        self.0.state.store(state);
     }
 
     /// The routes, for [`shared::http_server::serve`]; no fallback, so that they can be merged with others.
@@ -250,6 +278,7 @@ impl State {
             api_keys: ApiKeys::new(&settings.api_keys, hash.clone()),
             homeserver,
             allow_guests: settings.allow_guests,
+            trusted_proxies: settings.trusted_proxies.clone(),
         })
     }
 }
@@ -287,6 +316,7 @@ mod tests {
             homeserver_deadline: HOMESERVER_DEADLINE,
             allow_guests: false,
             pseudonym_epoch: Duration::from_hours(24),
+            trusted_proxies: Vec::new(),
         }
     }
 

@@ -192,6 +192,7 @@ mod tests {
             homeserver: None,
             homeserver_deadline: Duration::from_secs(10),
             allow_guests: false,
+            trusted_proxies: Vec::new(),
             pseudonym_epoch: Duration::from_hours(24),
         }
     }

@@ -105,7 +105,8 @@ async fn answer(service: &Service, request: Request) -> (Outcome, Response) {
     }
     let state = service.state();
     let world = &service.0.world;
-    let source = Source::of(head.extensions.get::<Peer>(), &head.headers);
+    let peer = head.extensions.get::<Peer>();
+    let source = Source::of(peer, &head.headers, &state.trusted_proxies);
     let now = world.clock.now();
     if let Err(wait) = service.0.limits.may_show_key(source, now) {
         let response = error(

@@ -44,6 +44,10 @@ pub struct Connection {
     pub is_ending: bool,
     /// Counts as one of a stranger's until there was an authentic request.
     pub stranger: Option<Stranger>,
+    /// Whether there is an allocation.
+    pub has_allocation: bool,
+    /// Requests that came without there being one.
+    pub unproven: u8,
     /// Whether HTTP over TLS is for the HTTPS backend.
     pub is_https: bool,
     /// Counts as one of the HTTPS backend's, once it was handed over.
@@ -198,6 +202,8 @@ mod tests {
                 queued: Queued::No,
                 is_ending: false,
                 stranger: None,
+                has_allocation: false,
+                unproven: 0,
                 is_https: false,
                 handover: None,
                 accepted: Time::default(),

@@ -14,14 +14,27 @@ use turn_relay_proto::Link;
 /// Bytes that may wait for a thread; what is more is dropped, as a network would.
 const CAPACITY: usize = 1024 * 1024;
 
+/// Bytes that may wait for one stream, so that one that is sent much does not take the space of all: a quarter.
+const SHARE: usize = CAPACITY / 4;
+
+/// Streams are counted in so many groups, by their numbers: what one of them is sent is missing to the few others of its group.
+const GROUPS: usize = 256;
+
 /// Bytes before each message: its stream and its length.
 const HEADER_LEN: usize = 12;
 
 /// Where other threads put messages for one thread's streams.
 #[derive(Debug)]
 pub struct Mailbox {
-    letters: Mutex<Vec<u8>>,
+    letters: Mutex<Letters>,
     waker: Waker,
+}
+
+/// What waits.
+#[derive(Debug)]
+struct Letters {
+    bytes: Vec<u8>,
+    of_groups: [usize; GROUPS],
 }
 
 impl Mailbox {
@@ -29,7 +42,10 @@ impl Mailbox {
     #[must_use]
     pub const fn new(waker: Waker) -> Self {
         Self {
-            letters: Mutex::new(Vec::new()),
+            letters: Mutex::new(Letters {
+                bytes: Vec::new(),
+                of_groups: [0; GROUPS],
+            }),
             waker,
         }
     }
@@ -42,21 +58,23 @@ impl Mailbox {
     /// Puts messages for a stream in. The result says for how many there was no space.
     pub fn put(&self, stream: Link, messages: &[IoSlice<'_>]) -> usize {
         let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_empty = letters.is_empty();
+        let Letters { bytes, of_groups } = &mut *letters;
+        let was_empty = bytes.is_empty();
+        let of_group = &mut of_groups[group(stream)];
         let mut lost = 0;
         for message in messages {
-            let Some(len) = u32::try_from(message.len())
-                .ok()
-                .filter(|_| letters.len() + HEADER_LEN + message.len() <= CAPACITY)
-            else {
+            let more = HEADER_LEN + message.len();
+            let fits = bytes.len() + more <= CAPACITY && *of_group + more <= SHARE;
+            let Some(len) = u32::try_from(message.len()).ok().filter(|_| fits) else {
                 lost += 1;
                 continue;
             };
-            letters.extend_from_slice(&stream.0.to_ne_bytes());
-            letters.extend_from_slice(&len.to_ne_bytes());
-            letters.extend_from_slice(message);
+            *of_group += more;
+            bytes.extend_from_slice(&stream.0.to_ne_bytes());
+            bytes.extend_from_slice(&len.to_ne_bytes());
+            bytes.extend_from_slice(message);
         }
-        let wakes = was_empty && !letters.is_empty();
+        let wakes = was_empty && !bytes.is_empty();
         drop(letters);
         if wakes {
             // if this fails, what is in comes with the next wake-up
@@ -69,8 +87,15 @@ impl Mailbox {
     pub fn take(&self, buffer: &mut Vec<u8>) {
         buffer.clear();
         let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::swap(&mut *letters, buffer);
+        std::mem::swap(&mut letters.bytes, buffer);
+        letters.of_groups = [0; GROUPS];
     }
+}
+
+/// Numbers of streams begin with their place, which is low.
+const fn group(stream: Link) -> usize {
+    let [.., low] = stream.0.to_be_bytes();
+    low as usize
 }
 
 /// The messages that [`Mailbox::take`] took out.
@@ -128,12 +153,33 @@ mod tests {
     #[test]
     fn a_full_mailbox_drops_what_is_new() {
         let (_poll, mailbox) = mailbox();
-        let big = vec![0; CAPACITY / 2 - HEADER_LEN];
-        let messages = [IoSlice::new(&big), IoSlice::new(&big), IoSlice::new(&big)];
-        assert_eq!(mailbox.put(Link(1), &messages), 1);
-        assert_eq!(mailbox.put(Link(1), &[IoSlice::new(b"x")]), 1);
+        let big = vec![0; SHARE - HEADER_LEN];
+        for stream in 1..=6 {
+            let lost = mailbox.put(Link(stream), &[IoSlice::new(&big)]);
+            assert_eq!(lost, usize::from(stream > 4), "{stream}");
+        }
+        assert_eq!(mailbox.put(Link(5), &[IoSlice::new(b"x")]), 1);
         let mut buffer = Vec::new();
         mailbox.take(&mut buffer);
-        assert_eq!(letters(&buffer).count(), 2);
+        assert_eq!(letters(&buffer).count(), 4);
+    }
+
+    #[test]
+    fn one_stream_does_not_take_the_space_of_all() {
+        let (_poll, mailbox) = mailbox();
+        let message = [0; 1_000];
+        let messages = [IoSlice::new(&message); 32];
+        let put = || {
+            (0..100)
+                .map(|_| mailbox.put(Link(1), &messages))
+                .sum::<usize>()
+        };
+        let fit = SHARE / (HEADER_LEN + message.len());
+        assert_eq!(put(), 3_200 - fit);
+        assert_eq!(mailbox.put(Link(2), &messages), 0, "another stream's fit");
+        let mut buffer = Vec::new();
+        mailbox.take(&mut buffer);
+        assert_eq!(letters(&buffer).count(), fit + 32);
+        assert_eq!(put(), 3_200 - fit, "what was taken counts no more");
     }
 }

@@ -10,7 +10,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use turn_relay_proto::{Link, RelayId, address::ConnectionId};
+use turn_relay_proto::{Link, Payer, RelayId, address::ConnectionId};
 
 use super::{ready::Queued, stream::Stream};
 
@@ -107,6 +107,10 @@ pub struct Peer {
     pub stream: Stream,
     /// What it does.
     pub stage: PeerStage,
+    /// Who pays for its bytes once it is joined; `None`: nobody.
+    pub payer: Option<Payer>,
+    /// Whether there is a deadline at which the payer may have bandwidth again.
+    pub waits: bool,
     /// Whether it waits to be read.
     pub queued: Queued,
 }

@@ -10,7 +10,7 @@ use std::{
 
 use mio::{Interest, Registry, unix::SourceFd};
 use socket2::{Protocol, Socket, Type};
-use turn_relay_proto::{RelayFailure, RelayId, address::Family, effect::RelayKind};
+use turn_relay_proto::{RelayId, address::Family, effect::RelayKind};
 
 use super::{
     datagrams::{Appetite, Datagrams, Role},
@@ -58,7 +58,7 @@ impl Relays {
     ///
     /// # Errors
     ///
-    /// Why the core has to take another port, or to refuse.
+    /// Why the system does not bind it.
     pub fn open(
         &mut self,
         id: RelayId,
@@ -66,7 +66,7 @@ impl Relays {
         kind: RelayKind,
         datagrams: &impl Datagrams,
         registry: &Registry,
-    ) -> Result<(), RelayFailure> {
+    ) -> io::Result<()> {
         let token = Source::Relay(id.slot, id.family).token();
         let open = || -> io::Result<RelaySocket> {
             match kind {
@@ -83,13 +83,7 @@ impl Relays {
                 }
             }
         };
-        let socket = open().map_err(|error| {
-            if error.kind() == io::ErrorKind::AddrInUse {
-                RelayFailure::PortInUse
-            } else {
-                RelayFailure::Other
-            }
-        })?;
+        let socket = open()?;
         let slot = id.slot as usize;
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, Default::default);

@@ -54,6 +54,8 @@ struct Hello {
 pub struct Input {
     /// Bytes, not encrypted.
     pub len: usize,
+    /// Bytes as they came.
+    pub taken: usize,
     /// What is to be expected.
     pub then: Then,
 }
@@ -134,23 +136,24 @@ impl Stream {
         self.hello.is_some() || self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
     }
 
-    /// Reads once, into `plain`, which has at least [`MAX_READ`] bytes. `cipher` has [`READ`] bytes, and is used for
-    /// what is encrypted.
+    /// Reads once, no more than `most` bytes, which are 1 to [`READ`], into `plain`, which has at least [`MAX_READ`] bytes.
+    /// `cipher` has [`READ`] bytes, and is used for what is encrypted.
     ///
     /// # Errors
     ///
     /// If the connection is broken.
-    pub fn read(&mut self, plain: &mut [u8], cipher: &mut [u8]) -> io::Result<Input> {
+    pub fn read(&mut self, plain: &mut [u8], cipher: &mut [u8], most: usize) -> io::Result<Input> {
         let first = if self.is_encrypted() {
-            &mut cipher[..READ]
+            &mut cipher[..most]
         } else {
-            &mut plain[..READ]
+            &mut plain[..most]
         };
         let len = match uninterrupted(|| self.socket.read(first)) {
             Ok(len) => len,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 return Ok(Input {
                     len: 0,
+                    taken: 0,
                     then: Then::Nothing,
                 });
             }
@@ -158,13 +161,17 @@ impl Stream {
         };
         let then = match len {
             0 => Then::End,
-            READ => Then::More,
+            _ if len == most => Then::More,
             _ => Then::Nothing,
         };
         if self.is_encrypted() {
             self.decrypt(&cipher[..len], plain, then)
         } else {
-            Ok(Input { len, then })
+            Ok(Input {
+                len,
+                taken: len,
+                then,
+            })
         }
     }
 
@@ -179,11 +186,13 @@ impl Stream {
         plain: &mut [u8],
         mut then: Then,
     ) -> io::Result<Input> {
+        let taken = cipher.len();
         if self.hello.is_some() {
             self.listen(&mut cipher)?;
         }
         if self.hello.is_some() {
-            return Ok(Input { len: 0, then });
+            let len = 0;
+            return Ok(Input { len, taken, then });
         }
         let Some(tls) = &mut self.tls else {
             return Err(ErrorKind::InvalidInput.into());
@@ -215,7 +224,7 @@ impl Stream {
                 }
             }
         }
-        Ok(Input { len, then })
+        Ok(Input { len, taken, then })
     }
 
     /// Reads the first message of a TLS client, from which the session begins.

@@ -118,6 +118,8 @@ impl<D: Datagrams> Worker<D> {
                 connection: None,
                 stream,
                 stage: PeerStage::Reaching(Pipe::new(link)),
+                payer: None,
+                waits: false,
                 queued: Queued::No,
             };
             self.watch_peer(peer, Interest::READABLE | Interest::WRITABLE)

@@ -14,10 +14,11 @@ use std::{
 use mio::{Interest, event::Event, unix::SourceFd};
 use socket2::{Protocol, SockRef, Type};
 use turn_relay_proto::{
-    ConnectFailure, FiveTuple, RelayId,
+    ConnectFailure, FiveTuple, RelayId, Time,
     address::{ConnectionId, Family},
     effect::Purpose,
     policy::unmapped,
+    quota::Way,
 };
 
 use super::{Alarm, Command, Worker, streams};
@@ -28,7 +29,7 @@ use crate::io::{
     peers::{Entry, Peer, PeerStage, Pipe, Place},
     ready::{Queued, Source},
     relays::RelaySocket,
-    stream::{Input, Stream, Then},
+    stream::{Input, READ, Stream, Then},
 };
 
 /// How long a peer may take to answer, RFC 6062 §5.2.
@@ -54,6 +55,8 @@ impl<D: Datagrams> Worker<D> {
                 connection: Some(connection),
                 stream: Stream::new(socket),
                 stage: PeerStage::Connecting(relay),
+                payer: None,
+                waits: false,
                 queued: Queued::No,
             };
             self.watch_peer(peer, Interest::WRITABLE)
@@ -247,6 +250,8 @@ impl<D: Datagrams> Worker<D> {
                     connection: Some(connection),
                     stream: Stream::new(socket),
                     stage: PeerStage::Joined(Pipe::new(client.link)),
+                    payer: self.server.payer(connection),
+                    waits: false,
                     queued: Queued::No,
                 };
                 self.watch_peer(peer, Interest::READABLE | Interest::WRITABLE)
@@ -271,6 +276,12 @@ impl<D: Datagrams> Worker<D> {
             && let PeerStage::Joined(pipe) = &peer.stage
         {
             let client = pipe.client;
+            if let Some(payer) = &peer.payer {
+                // it came with the request, and is little
+                let (len, now) = (bytes.len(), self.now);
+                let reserved = self.server.reserve(payer, Way::Up, len, now).unwrap_or(0);
+                self.server.carried(payer, Way::Up, reserved, reserved, len);
+            }
             let output = peer
                 .stream
                 .write(&[IoSlice::new(bytes)], usize::MAX, Purpose::Relayed);
@@ -294,12 +305,24 @@ impl<D: Datagrams> Worker<D> {
         if pipe.client_ended || !peer.stream.is_flushed() {
             return 0;
         }
+        let most = match &peer.payer {
+            Some(payer) => self.server.reserve(payer, Way::Up, READ, self.now),
+            None => Ok(READ),
+        };
+        let most = match most {
+            Ok(most) => most,
+            Err(until) => return self.wait_for_bandwidth(peer_slot, until),
+        };
         let (plain, cipher) = streams::buffers(&mut self.arena);
-        let input = connection.stream.read(plain, cipher);
+        let input = connection.stream.read(plain, cipher, most);
         let Ok(input) = input else {
             self.sender.broken.push(connection.link);
             return 1;
         };
+        if let Some(payer) = &peer.payer {
+            self.server
+                .carried(payer, Way::Up, most, input.taken, input.len);
+        }
         let bytes = plain.get(..input.len).unwrap_or(&[]);
         if !pipe.is_deaf {
             let bytes = [IoSlice::new(bytes)];
@@ -377,8 +400,16 @@ impl<D: Datagrams> Worker<D> {
         if pipe.peer_ended || !connection.stream.is_flushed() {
             return 0;
         }
+        let most = match &peer.payer {
+            Some(payer) => self.server.reserve(payer, Way::Down, READ, self.now),
+            None => Ok(READ),
+        };
+        let most = match most {
+            Ok(most) => most,
+            Err(until) => return self.wait_for_bandwidth(peer_slot, until),
+        };
         let (plain, cipher) = streams::buffers(&mut self.arena);
-        let input = match peer.stream.read(plain, cipher) {
+        let input = match peer.stream.read(plain, cipher, most) {
             Ok(input) => input,
             Err(_) if peer.connection.is_some() => {
                 self.sender.broken.push(connection.link);
@@ -389,10 +420,15 @@ impl<D: Datagrams> Worker<D> {
                 grow_deaf(pipe, &mut peer.stream);
                 Input {
                     len: 0,
+                    taken: 0,
                     then: Then::End,
                 }
             }
         };
+        if let Some(payer) = &peer.payer {
+            self.server
+                .carried(payer, Way::Down, most, input.taken, input.len);
+        }
         let bytes = plain.get(..input.len).unwrap_or(&[]);
         let output = connection
             .stream
@@ -421,6 +457,38 @@ impl<D: Datagrams> Worker<D> {
         }
         self.keep_alive(slot, peer_slot, input.len);
         1 + input.len / streams::PACKET
+    }
+
+    /// Whoever pays for the bytes has no bandwidth left: nothing is read until there may be some. The result is the work that this was.
+    fn wait_for_bandwidth(&mut self, peer_slot: u32, until: Time) -> usize {
+        if let Some(peer) = self.peers.at(peer_slot)
+            && let (false, Some(connection)) = (peer.waits, peer.connection)
+        {
+            peer.waits = true;
+            let alarm = Alarm::Bandwidth(peer_slot, connection.0);
+            self.deadlines.push(until, alarm);
+        }
+        1
+    }
+
+    /// There may be bandwidth again for a connection that was joined.
+    pub(super) fn bandwidth_deadline(&mut self, peer_slot: u32, connection: u32) {
+        let Some(peer) = self
+            .peers
+            .at(peer_slot)
+            .filter(|peer| peer.connection == Some(ConnectionId(connection)))
+        else {
+            return;
+        };
+        peer.waits = false;
+        self.ready.push(Source::Peer(peer_slot), &mut peer.queued);
+        if let PeerStage::Joined(pipe) = &peer.stage
+            && let Some(slot) = self.sender.connections.slot(pipe.client)
+            && let Some(connection) = self.sender.connections.at(slot)
+        {
+            self.ready
+                .push(Source::Client(slot), &mut connection.queued);
+        }
     }
 
     /// The client's connection has taken everything that the peer sent.

@@ -88,6 +88,9 @@ impl<D: Datagrams> Worker<D> {
         if let Some(old) = self.sender.sessions.of_client(client, local) {
             self.end_session(old, Farewell::None);
         }
+        if !self.may_shake_hands(client.ip()) {
+            return None;
+        }
         let limit = self.reloadable.connections_per_prefix;
         let stranger = self.strangers.enter(client.ip(), limit);
         if stranger.is_none() {

@@ -4,7 +4,7 @@
 
 use std::{
     io::{self, IoSlice},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     ops::Range,
     os::fd::AsRawFd as _,
     sync::atomic::Ordering,
@@ -36,6 +36,16 @@ const ACCEPT_BATCH: usize = 16;
 
 /// How long nothing is accepted when there are no more open files.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// What is read at once of a connection that has no allocation: the thread serves others before it reads on.
+const STRANGE_READ: usize = 4_096;
+
+/// Requests that are answered on a connection without there being an allocation. A client needs two or three, and some more if credentials
+/// have ended.
+const UNPROVEN_REQUESTS: u8 = 16;
+
+/// TLS handshakes a second of one prefix, for each connection that strangers of it may have at one time.
+const HANDSHAKES: usize = 4;
 
 /// The longest message that a stranger may send: longer than any request.
 const MAX_STRANGE_MESSAGE: usize = 4_096;
@@ -162,6 +172,8 @@ impl<D: Datagrams> Worker<D> {
             queued: Queued::No,
             is_ending: false,
             stranger,
+            has_allocation: false,
+            unproven: 0,
             is_https,
             handover: None,
             accepted,
@@ -234,16 +246,21 @@ impl<D: Datagrams> Worker<D> {
         let start = PLAIN + connection.leftover.len();
         let (plain, cipher) = self.arena.memory_mut().split_at_mut(CIPHER);
         let was_handshaking = connection.stream.is_handshaking();
-        let Ok(input) = connection.stream.read(&mut plain[start..], cipher) else {
+        let most = if connection.has_allocation {
+            READ
+        } else {
+            STRANGE_READ
+        };
+        let Ok(input) = connection.stream.read(&mut plain[start..], cipher, most) else {
             self.close(slot);
             return 1;
         };
         if was_handshaking {
             self.note_handshake(slot);
         }
-        self.take_input(slot, start..start + input.len);
+        let messages = self.take_input(slot, start..start + input.len);
         self.go_on(slot, input);
-        1 + input.len / PACKET
+        1 + messages.max(input.taken / PACKET)
     }
 
     /// Has a connection read again, or ended.
@@ -285,19 +302,20 @@ impl<D: Datagrams> Worker<D> {
         self.set_deadline(slot, self.now.time + LEAVING);
     }
 
-    /// Bytes that came, at `new` of the arena: behind the space for the leftover.
-    fn take_input(&mut self, slot: u32, new: Range<usize>) {
+    /// Bytes that came, at `new` of the arena: behind the space for the leftover. The result says how many messages that were.
+    fn take_input(&mut self, slot: u32, new: Range<usize>) -> usize {
+        let mut messages = 0;
         let Some(connection) = self.sender.connections.at(slot) else {
-            return;
+            return messages;
         };
         if new.is_empty() {
-            return;
+            return messages;
         }
         if !connection.leftover.is_empty() {
             let bytes = self.arena.memory().get(new.clone()).unwrap_or(&[]);
             if connection.stage == Stage::Messages && lacks(&connection.leftover, bytes.len()) {
                 connection.leftover.extend_from_slice(bytes);
-                return;
+                return messages;
             }
             let start = new.start - connection.leftover.len();
             if let Some(space) = self.arena.memory_mut().get_mut(start..new.start) {
@@ -312,7 +330,10 @@ impl<D: Datagrams> Worker<D> {
                 Stage::FirstByte => self.take_first_byte(slot, &mut rest),
                 Stage::Opening => self.take_opening(slot, &rest),
                 Stage::Head(searched) => self.take_head(slot, searched, &mut rest),
-                Stage::Messages => self.take_message(slot, &mut rest),
+                Stage::Messages => {
+                    messages += 1;
+                    self.take_message(slot, &mut rest)
+                }
                 Stage::Joined(peer) => {
                     self.pass_rest_to_peer(peer, rest.clone());
                     rest.start = rest.end;
@@ -326,7 +347,7 @@ impl<D: Datagrams> Worker<D> {
                 Next::Close => {
                     self.sender.flush(&self.arena);
                     self.close(slot);
-                    return;
+                    return messages;
                 }
             }
         }
@@ -339,6 +360,7 @@ impl<D: Datagrams> Worker<D> {
                 connection.leftover = Vec::new();
             }
         }
+        messages
     }
 
     fn take_proxy_header(&mut self, slot: u32, rest: &mut Range<usize>) -> Next {
@@ -382,8 +404,26 @@ impl<D: Datagrams> Worker<D> {
         }
     }
 
+    /// Whether the prefix of `client` has not begun too many handshakes of late.
+    pub(super) fn may_shake_hands(&self, client: IpAddr) -> bool {
+        let connections = self.reloadable.connections_per_prefix;
+        let per_second = u32::try_from(connections.saturating_mul(HANDSHAKES)).unwrap_or(u32::MAX);
+        let may = self
+            .commons
+            .may_shake_hands(client, per_second, self.now.time);
+        if !may {
+            let hits = &self.counters.quota_hits;
+            hits.add(QuotaHit::HandshakesOfPrefix, 1);
+        }
+        may
+    }
+
     /// What was read of the connection was not in clear.
     fn begin_tls(&mut self, slot: u32, rest: &mut Range<usize>) -> Next {
+        let client = self.sender.connections.at(slot).map(|c| c.client.ip());
+        if !client.is_some_and(|client| self.may_shake_hands(client)) {
+            return Next::Close;
+        }
         let (Some(connection), Some(config)) =
             (self.sender.connections.at(slot), self.tls_config.as_ref())
         else {
@@ -447,6 +487,15 @@ impl<D: Datagrams> Worker<D> {
             Frame::Message { padded_len, .. } if padded_len > stream.len() => return Next::Wait,
             Frame::Message { len, padded_len } => (len, padded_len),
         };
+        // what is no request is not answered, and costs little
+        let is_stun = stream.first().is_some_and(|first| first & 0xC0 == 0);
+        if !connection.has_allocation && is_stun {
+            if connection.unproven == UNPROVEN_REQUESTS {
+                self.counters.quota_hits.add(QuotaHit::UnprovenRequests, 1);
+                return Next::Close;
+            }
+            connection.unproven += 1;
+        }
         let client = connection.five_tuple();
         let message = rest.start..rest.start + len;
         // what stands before the first message is of no use to anybody; what stands before others may wait to be sent
@@ -467,6 +516,8 @@ impl<D: Datagrams> Worker<D> {
         if let Some(slot) = self.sender.connections.slot(client.link) {
             if let Some(connection) = self.sender.connections.at(slot) {
                 connection.stranger = None;
+                connection.has_allocation = true;
+                connection.unproven = 0;
             }
             self.set_deadline(slot, by);
         }
@@ -476,6 +527,9 @@ impl<D: Datagrams> Worker<D> {
     pub(super) fn is_idle(&mut self, client: FiveTuple) {
         let by = self.now.time + self.reloadable.idle;
         if let Some(slot) = self.sender.connections.slot(client.link) {
+            if let Some(connection) = self.sender.connections.at(slot) {
+                connection.has_allocation = false;
+            }
             self.set_deadline(slot, by);
         }
     }

@@ -3,16 +3,21 @@
 use std::{
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
     thread,
     time::Duration,
 };
 
 use turn_relay::workers::Workers;
-use turn_relay_proto::stun::{AttributeType, Class, Method};
+use turn_relay_proto::{
+    counters::Direction,
+    policy::PeerPolicy,
+    stun::{AttributeType, Class, Method},
+};
 
 use crate::{
     client::{Client, PATIENCE, Wire},
-    relay::{reloadable, start},
+    relay::{core, reloadable, start},
     stream::{Framed, connect, tcp_client, tls_client},
     streams::{is_closed, tcp_address, tcp_settings, tls_address, tls_settings, wait_until},
 };
@@ -266,5 +271,70 @@ fn a_connection_that_ended_may_be_made_again() {
             result
         });
         assert!(again.is_some(), "the server has not heard of the end");
+    }
+}
+
+#[test]
+fn connections_with_peers_have_no_more_than_the_users_bandwidth() {
+    const BANDWIDTH: u64 = 200_000;
+    // a second's worth goes at once, another takes a second
+    const LEN: usize = 400_000;
+    let mut core = core();
+    core.quotas.bandwidth_per_user = Some(BANDWIDTH);
+    let mut reloadable = reloadable();
+    reloadable.core = Arc::new(core);
+    let (settings, trust) = tls_settings();
+    let relay = start(settings, reloadable);
+    let mut control = tls_client(tls_address(&relay), &trust);
+    allocate(&mut control);
+    let (listener, address) = listener();
+    control.permit(address);
+    let id = connect_to(&mut control, address).expect("the peer listens");
+    let mut peer = accept(&listener);
+    let mut data = tls_client(tls_address(&relay), &trust);
+    assert!(bind(&mut data, &id, b""));
+    let mut data = data.wire.stream;
+
+    let sent: Vec<u8> = (0..=250).cycle().take(LEN).collect();
+    let now = || shared::clock::Clock::system().now();
+    let least = Duration::from_millis(900);
+    let start = now();
+    thread::scope(|scope| {
+        scope.spawn(|| data.write_all(&sent).expect("connected"));
+        assert!(read(&mut peer, LEN) == sent);
+    });
+    assert!(start.elapsed() > least, "{:?}", start.elapsed());
+    let start = now();
+    thread::scope(|scope| {
+        scope.spawn(|| peer.write_all(&sent).expect("connected"));
+        assert!(read(&mut data, LEN) == sent);
+    });
+    assert!(start.elapsed() > least, "{:?}", start.elapsed());
+    let bytes = |direction| -> u64 {
+        let counters = relay.counters().iter();
+        counters.map(|counters| counters.bytes.get(direction)).sum()
+    };
+    assert_eq!(bytes(Direction::ClientToPeer), LEN as u64);
+    assert_eq!(bytes(Direction::PeerToClient), LEN as u64);
+}
+
+#[test]
+fn a_reload_that_denies_a_peer_closes_the_connections_with_it() {
+    let relay = relay();
+    let all: Vec<_> = (0..TRIES).map(|_| joined(&relay)).collect();
+    let mut core = core();
+    core.policy = Arc::new(PeerPolicy::default());
+    let mut reloadable = reloadable();
+    reloadable.core = Arc::new(core);
+    relay.reconfigure(reloadable);
+    for (mut control, mut data, mut peer) in all {
+        assert!(is_closed(&mut data));
+        assert!(is_closed(&mut peer));
+        let answer = control.ask(Method::Refresh, &|_| {});
+        assert_eq!(
+            answer.message().class(),
+            Class::Success,
+            "the allocation stays"
+        );
     }
 }

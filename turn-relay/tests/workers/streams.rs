@@ -551,3 +551,65 @@ mod behind_a_proxy {
         assert!(mapped(&mut client([192, 0, 3, 7])).is_some());
     }
 }
+
+#[test]
+fn whoever_proves_nothing_gets_sixteen_answers_on_a_connection() {
+    // so little that it is read at once
+    const SENT: usize = 20;
+    let (settings, trust) = tls_settings();
+    let relay = start(settings, reloadable());
+    let ask = |client: &mut Client<Framed<TcpStream>>| {
+        let request = client.request(Method::Binding, &|_| {});
+        client.wire.send(&request.repeat(SENT));
+        (0..SENT)
+            .take_while(|_| client.wire.receive().is_some())
+            .count()
+    };
+    let mut stranger = tcp_client(tcp_address(&relay));
+    assert_eq!(ask(&mut stranger), 16);
+    assert!(is_closed(&mut stranger.wire.stream));
+    assert_eq!(quota_hits(&relay, QuotaHit::UnprovenRequests), 1);
+    // an allocation is the proof, until it ends
+    let mut client = tcp_client(tcp_address(&relay));
+    client.allocate();
+    assert_eq!(ask(&mut client), SENT);
+    let answer = client.ask(Method::Refresh, &|writer| {
+        writer.number(AttributeType::LIFETIME, 0);
+    });
+    assert_eq!(answer.message().class(), Class::Success);
+    assert_eq!(ask(&mut client), 16);
+    assert_eq!(quota_hits(&relay, QuotaHit::UnprovenRequests), 2);
+    // as well over TLS
+    let mut stranger = tls_client(tls_address(&relay), &trust);
+    let request = stranger.request(Method::Binding, &|_| {});
+    stranger.wire.send(&request.repeat(SENT));
+    let answers = (0..SENT).take_while(|_| stranger.wire.receive().is_some());
+    assert_eq!(answers.count(), 16);
+}
+
+#[test]
+fn a_prefix_has_so_many_tls_handshakes_in_a_second() {
+    let (settings, trust) = tls_settings();
+    let mut reloadable = reloadable();
+    reloadable.connections_per_prefix = 5;
+    // time stands still
+    let clock = shared::clock::Clock::manual(std::time::SystemTime::UNIX_EPOCH);
+    let random = shared::random::Random::system();
+    let relay = Workers::start(settings, reloadable, clock.clone(), random)
+        .expect("loopback has free ports");
+    let shakes_hands = || {
+        let mut stream = tls(connect(tls_address(&relay)), &trust);
+        let done = stream.conn.complete_io(&mut stream.sock).is_ok();
+        drop(stream);
+        // it counts no more as one of a stranger's
+        wait_until("it is gone", || relay.connections().tls == 0);
+        done
+    };
+    for _ in 0..4 * 5 {
+        assert!(shakes_hands());
+    }
+    assert!(!shakes_hands());
+    assert_eq!(quota_hits(&relay, QuotaHit::HandshakesOfPrefix), 1);
+    clock.advance(Duration::from_secs(1));
+    assert!(shakes_hands());
+}

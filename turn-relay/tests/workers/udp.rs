@@ -7,6 +7,8 @@ use std::{
 };
 
 use turn_relay_proto::{
+    config::RelayAddress,
+    counters::{BindFailure, Direction},
     credential::Secrets,
     stun::{AttributeType, Class, Method},
 };
@@ -378,4 +380,83 @@ fn a_drained_relay_makes_no_allocations_and_keeps_those_that_there_are() {
     assert_eq!(relay.allocations(), 1);
     old.permit(relayed);
     relay.stop();
+}
+
+#[test]
+fn an_address_that_is_not_this_hosts_is_told_as_508_and_counted_by_why() {
+    let mut core = core();
+    // of a network for documentation
+    let elsewhere = std::net::Ipv4Addr::new(192, 0, 2, 77).into();
+    core.relay_addresses = vec![RelayAddress {
+        bind: elsewhere,
+        advertised: elsewhere,
+    }];
+    let mut reloadable = reloadable();
+    reloadable.core = Arc::new(core);
+    let relay = start(settings(), reloadable);
+    let mut client = udp_client(relay.local_addresses()[0]);
+    let answer = client.ask(Method::Allocate, &|writer| {
+        writer.attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+    });
+    let message = answer.message();
+    assert_eq!(
+        message.value(AttributeType::ERROR_CODE),
+        Some([0, 0, 5, 8].as_slice())
+    );
+    let count = |kind| -> u64 {
+        let counters = relay.counters().iter();
+        counters
+            .map(|counters| counters.bind_failures.get(kind))
+            .sum()
+    };
+    assert_eq!(count(BindFailure::AddressGone), 1);
+    assert_eq!(count(BindFailure::Other), 0);
+}
+
+/// What one thread does for a client no other one has to know of.
+#[test]
+fn a_clients_packets_stay_on_its_thread() {
+    const PACKETS: u64 = 50;
+    let mut settings = settings();
+    settings.workers = 4;
+    let relay = start(settings, reloadable());
+    let counts = |direction| -> Vec<u64> {
+        let counters = relay.counters().iter();
+        counters
+            .map(|counters| counters.packets.get(direction))
+            .collect()
+    };
+    for _ in 0..6 {
+        let before = [Direction::ClientToPeer, Direction::PeerToClient].map(counts);
+        let mut client = udp_client(relay.local_addresses()[0]);
+        let relayed = client.allocate();
+        let peer = peer();
+        let channel = client.bind(0x4000, peer.local_addr().expect("bound"));
+        let mut buffer = [0; 64];
+        for _ in 0..PACKETS {
+            client.wire.send(&channel.message(b"up")).expect("sent");
+            peer.recv(&mut buffer).expect("relayed");
+            peer.send_to(b"down", relayed).expect("sent");
+            assert_eq!(client.channel_data().as_deref(), Some(&b"down"[..]));
+        }
+        let after = [Direction::ClientToPeer, Direction::PeerToClient].map(counts);
+        let threads = before.iter().zip(&after).map(|(before, after)| {
+            let differences = before
+                .iter()
+                .zip(after)
+                .map(|(before, after)| after - before);
+            let busy: Vec<_> = differences
+                .enumerate()
+                .filter(|(_, packets)| *packets > 0)
+                .collect();
+            let [(thread, PACKETS)] = busy[..] else {
+                panic!("{busy:?}");
+            };
+            thread
+        });
+        let [up, down] = threads.collect::<Vec<_>>()[..] else {
+            panic!("two directions");
+        };
+        assert_eq!(up, down);
+    }
 }

@@ -1,6 +1,6 @@
 //! TCP allocations, RFC 6062.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
     ConnectFailure, Server,
@@ -12,9 +12,10 @@ use crate::{
     address::{ConnectionId, Family, RelayId},
     commons::{Commons, Random},
     connections::NotJoined,
-    counters::{AuthFailure, Denial, QuotaHit},
+    counters::{AuthFailure, Denial, Direction, QuotaHit},
     effect::{Data, Effect, Effects, Purpose, RelayKind},
     policy::{PeerPolicy, unmapped},
+    quota::{Account, Way},
     stun::{AttributeType, Class, MessageWriter, Method},
     time::{Now, Time},
 };
@@ -25,6 +26,17 @@ const WAITS: Duration = Duration::from_secs(30);
 const MAX_CONNECTIONS: usize = 64;
 /// How often another name is drawn when a connection has the one that was drawn: there is one of four billion, seldom.
 const NAME_ATTEMPTS: usize = 16;
+
+/// Who pays for the bytes of two connections that are one: the user whose allocation it is, whichever thread moves them.
+#[derive(Clone)]
+pub struct Payer(Arc<Account>);
+
+/// Shows no user.
+impl std::fmt::Debug for Payer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Payer")
+    }
+}
 
 impl<R: Random> Server<R> {
     /// Connect, RFC 6062 §5.2. It is answered once the connection is there, or not.
@@ -165,6 +177,7 @@ impl<R: Random> Server<R> {
             return;
         };
         let (client, username) = (allocation.client, allocation.username);
+        let account = Arc::clone(allocation.admission.account());
         let place = allocation.connections.iter().position(|c| c.id == id);
         let Some(place) = place else { return };
         let Some(connection) = allocation.connections.get_mut(place) else {
@@ -177,7 +190,7 @@ impl<R: Random> Server<R> {
         let result = match result {
             Ok(until) => {
                 connection.state = ConnectionState::Waiting(until);
-                connections.wait(id, username);
+                connections.wait(id, username, account);
                 Ok(())
             }
             Err(code) => {
@@ -207,7 +220,7 @@ impl<R: Random> Server<R> {
         effects: &mut Effects,
     ) -> Option<ConnectionId> {
         let peer = unmapped(peer);
-        let indication = self.next_indication();
+        let indication = self.indications.next();
         let allocation = self
             .allocations
             .get_same_mut(relay.slot, relay.generation)?;
@@ -222,7 +235,10 @@ impl<R: Random> Server<R> {
             return None;
         }
         let id = name_connection(&self.commons, &mut self.random)?;
-        self.commons.connections.wait(id, allocation.username);
+        let account = Arc::clone(allocation.admission.account());
+        self.commons
+            .connections
+            .wait(id, allocation.username, account);
         allocation.connections.push(PeerConnection {
             id,
             peer,
@@ -260,6 +276,68 @@ impl<R: Random> Server<R> {
         {
             allocation.connections.swap_remove(place);
             self.commons.connections.remove(connection);
+        }
+    }
+
+    /// Who pays for the bytes of a connection for which there was [`Effect::JoinConnections`]; `None` once its allocation has ended.
+    #[must_use]
+    pub fn payer(&self, connection: ConnectionId) -> Option<Payer> {
+        self.commons.connections.account(connection).map(Payer)
+    }
+
+    /// How many bytes, `most` at the most, may be read of two connections that are one, on the way `way`. [`Self::carried`] has to follow, with the same `now`.
+    ///
+    /// # Errors
+    ///
+    /// The user's bandwidth is used up: until when nothing is to be read.
+    pub fn reserve(&self, payer: &Payer, way: Way, most: usize, now: Now) -> Result<usize, Time> {
+        match self.config.quotas.bandwidth_per_user {
+            Some(bandwidth) => payer.0.reserve(way, most, bandwidth, now.time),
+            None => Ok(most),
+        }
+    }
+
+    /// Of `reserved` bytes `read` were read, and `carried` were passed on: encrypted ones are others.
+    pub fn carried(&self, payer: &Payer, way: Way, reserved: usize, read: usize, carried: usize) {
+        if let Some(bandwidth) = self.config.quotas.bandwidth_per_user {
+            let left = reserved.saturating_sub(read);
+            payer.0.give_back(way, left, bandwidth);
+        }
+        let direction = match way {
+            Way::Up => Direction::ClientToPeer,
+            Way::Down => Direction::PeerToClient,
+        };
+        self.counters.bytes.add(direction, carried as u64);
+    }
+
+    /// Closes the connections to peers that the policy denies since a reload.
+    pub(super) fn close_denied(&mut self, effects: &mut Effects) {
+        for slot in self.allocations.taken() {
+            let Some(allocation) = self.allocations.get_mut(slot) else {
+                continue;
+            };
+            let (commons, policy) = (&self.commons, &self.config.policy);
+            let mut denied = Vec::new();
+            allocation.connections.retain_mut(|connection| {
+                let permitted = permits(commons, policy, connection.peer);
+                if !permitted {
+                    let state = std::mem::replace(&mut connection.state, ConnectionState::Joined);
+                    denied.push((connection.id, state));
+                }
+                permitted
+            });
+            let client = allocation.client;
+            for (connection, state) in denied {
+                self.counters.denials.add(Denial::Connect, 1);
+                self.commons.connections.remove(connection);
+                effects
+                    .list
+                    .push(Effect::ClosePeerConnection { connection });
+                if let ConnectionState::Connecting(reply, key) = state {
+                    answer(client, Method::Connect, reply, &key, Err(403), effects);
+                }
+                self.reset_timer(slot);
+            }
         }
     }
 
@@ -338,9 +416,13 @@ mod tests {
         let (zeros, ones, twos) = (0, 0x0101_0101, 0x0202_0202);
         assert_eq!(name(), Some(zeros));
         assert_eq!(name(), Some(ones));
-        commons.connections.wait(ConnectionId(ones), user);
+        commons
+            .connections
+            .wait(ConnectionId(ones), user, Arc::default());
         assert_eq!(name(), Some(twos));
-        commons.connections.wait(ConnectionId(twos), user);
+        commons
+            .connections
+            .wait(ConnectionId(twos), user, Arc::default());
         assert_eq!(commons.connections.join(ConnectionId(twos), user), Ok(()));
         for taken in [zeros, ones, twos] {
             assert!(!commons.connections.name(ConnectionId(taken)), "{taken}");

@@ -211,6 +211,21 @@ fn what_a_client_sends_is_bounded_by_its_bandwidth() {
 }
 
 #[test]
+fn empty_datagrams_take_as_much_as_their_headers() {
+    let (mut world, client, relayed) = with_bandwidth(100_000);
+    let up = (0..10_000).filter(|_| {
+        let outcome = client.send_on(&mut world, 0x4000, b"");
+        !outcome.to_peers.is_empty()
+    });
+    assert_eq!(up.count(), 100_000 / 28);
+    let down = (0..10_000).filter(|_| {
+        let outcome = world.peer_says(relayed, socket(PEER), b"");
+        !outcome.to_clients.is_empty()
+    });
+    assert_eq!(down.count(), 100_000 / 28);
+}
+
+#[test]
 fn what_peers_send_is_bounded_by_the_bandwidth_too() {
     let (mut world, _, relayed) = with_bandwidth(100_000);
     let mut send = |world: &mut World| {

@@ -311,7 +311,8 @@ fn bandwidth_of_both_users_is_used() {
             through += 1;
         }
         assert!((95..=105).contains(&through), "{through}");
-        assert!(!alice.reaches(&mut world, peer), "it was her bandwidth");
+        let outcome = alice.send(&mut world, peer, &[0; 1000]);
+        assert!(outcome.to_peers.is_empty(), "it was her bandwidth");
         let outcome = world.peer_says(at_bob, peer, &[0; 1000]);
         assert!(outcome.to_clients.is_empty(), "and his");
     }

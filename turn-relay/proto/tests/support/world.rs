@@ -510,12 +510,16 @@ impl World {
     }
 
     /// Gives all servers new settings.
-    pub(crate) fn reconfigure(&mut self, change: impl FnOnce(&mut Config)) {
+    pub(crate) fn reconfigure(&mut self, change: impl FnOnce(&mut Config)) -> Outcome {
         change(&mut self.config);
         let config = Arc::new(self.config.clone());
-        for server in &mut self.servers {
-            server.reconfigure(config.clone());
+        let mut outcome = Outcome::default();
+        for server in 0..self.servers.len() {
+            let mut effects = Effects::new();
+            self.servers[server].reconfigure(config.clone(), &mut effects);
+            outcome.append(self.carry_out(server, &effects, &[]));
         }
+        outcome
     }
 
     /// Ends all allocations of all servers.

@@ -310,6 +310,11 @@ fn listeners() {
                 "f.yaml:3: listen: there is no address to listen on (set `udp`, `tcp` or `tls`)",
             ),
             (
+                "http: {trusted_proxies: ['::/0']}",
+                "f.yaml:3: http.trusted_proxies: covers all addresses, so that everybody could claim any address to \
+                 be theirs (name the proxies)",
+            ),
+            (
                 "listen: {proxy_protocol: [0.0.0.0/0]}",
                 "f.yaml:3: listen.proxy_protocol: covers all addresses, so that everybody could claim any \
                  address to be theirs (name the proxies)",

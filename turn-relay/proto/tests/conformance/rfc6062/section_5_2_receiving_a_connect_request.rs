@@ -335,3 +335,13 @@ fn a_connection_that_is_made_after_its_allocation_ended_is_closed() {
         .peer_connect_failed(0, relay, connection, ConnectFailure::Unreachable)
         .silence();
 }
+
+#[test]
+fn a_peer_that_a_reload_denies_meanwhile_gets_403_and_no_connection() {
+    let mut world = world();
+    let (client, _) = allocated(&mut world);
+    let (request, _, connection) = connect(&mut world, &client, socket(PEER));
+    let outcome = world.reconfigure(|config| config.policy = Arc::new(PeerPolicy::default()));
+    assert_eq!(outcome.closed_connections, [connection]);
+    answer_to(&client, &request, &outcome).error(403);
+}

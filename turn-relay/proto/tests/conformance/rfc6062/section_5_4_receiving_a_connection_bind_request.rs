@@ -1,17 +1,19 @@
 //! RFC 6062 §5.4: ConnectionBind.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use turn_relay_proto::{
-    Effect,
+    Effect, Time,
     address::{ConnectionId, Family, Transport},
+    counters::Direction,
+    quota::Way,
 };
 
 use super::{allocated, world};
 use crate::support::{
     client::Client,
     stun::{CONNECTION_BIND, Draft, attribute},
-    world::{World, socket},
+    world::{World, policy, socket},
 };
 
 const PEER: &str = "198.51.100.1:40000";
@@ -52,7 +54,7 @@ fn a_waiting_connection_becomes_one_with_the_clients() {
             .position(|effect| matches!(effect, Effect::JoinConnections { .. }));
         assert!(answered < joined, "the answer comes first");
         // it waits no longer
-        let outcome = world.advance(std::time::Duration::from_secs(60));
+        let outcome = world.advance(Duration::from_secs(60));
         assert!(outcome.closed_connections.is_empty());
     }
 }
@@ -144,6 +146,81 @@ fn the_end_of_the_allocation_closes_its_connections() {
     assert_eq!(outcome.closed.len(), 1);
     let mut data = data_connection(&mut world, &client, Transport::Tcp);
     data.call(&mut world, bind(connection)).error(400);
-    let outcome = world.advance(std::time::Duration::from_secs(60));
+    let outcome = world.advance(Duration::from_secs(60));
     assert!(outcome.closed_connections.is_empty());
+}
+
+#[test]
+fn a_reload_that_denies_the_peer_closes_its_connections_joined_or_not() {
+    for joined in [false, true] {
+        let mut world = world();
+        let (client, _, connection) = waiting(&mut world);
+        let mut data = data_connection(&mut world, &client, Transport::Tcp);
+        if joined {
+            data.call(&mut world, bind(connection)).success();
+        }
+        let same = world.reconfigure(|config| config.realm = "new.example.org".to_owned());
+        assert!(same.closed_connections.is_empty(), "it is permitted still");
+        let outcome = world.reconfigure(|config| {
+            let mut policy = policy();
+            policy.allow.clear();
+            config.policy = Arc::new(policy);
+        });
+        assert_eq!(outcome.closed_connections, [connection]);
+        let outcome = world.advance(Duration::from_secs(60));
+        assert!(outcome.closed_connections.is_empty(), "once");
+    }
+}
+
+#[test]
+fn the_user_of_the_allocation_pays_for_the_bytes_of_its_connections() {
+    let mut world = world();
+    world.reconfigure(|config| config.quotas.bandwidth_per_user = Some(1_000_000));
+    let (client, _, connection) = waiting(&mut world);
+    let mut data = data_connection(&mut world, &client, Transport::Tcp);
+    assert!(world.servers[0].payer(connection).is_none());
+    data.call(&mut world, bind(connection)).success();
+    let payer = world.servers[0].payer(connection).expect("it is joined");
+    let carry = |world: &mut World, way, read| {
+        let (server, now) = (&world.servers[0], world.now);
+        let reserved = server.reserve(&payer, way, 65_536, now)?;
+        server.carried(
+            &payer,
+            way,
+            reserved,
+            reserved.min(read),
+            reserved.min(read),
+        );
+        Ok::<_, Time>(reserved.min(read))
+    };
+    for way in [Way::Up, Way::Down] {
+        // what is not read is not paid for
+        for _ in 0..1_000 {
+            assert_eq!(carry(&mut world, way, 0), Ok(0));
+        }
+        let mut at_once = 0;
+        let until = loop {
+            match carry(&mut world, way, usize::MAX) {
+                Ok(len) => at_once += len,
+                Err(until) => break until,
+            }
+        };
+        assert!((990_000..=1_000_000).contains(&at_once), "{at_once}");
+        assert!(until > world.now.time, "later");
+    }
+    let mut all = 0;
+    for _ in 0..1_000 {
+        world.pass(Duration::from_millis(10));
+        while let Ok(len) = carry(&mut world, Way::Up, usize::MAX) {
+            all += len;
+        }
+    }
+    assert!((9_900_000..=10_010_000).contains(&all), "{all}");
+    let bytes = world.counters[0].bytes.get(Direction::ClientToPeer);
+    assert!(bytes > 10_800_000, "{bytes}");
+    // and packets have nothing left either
+    let mut other = Client::new(&mut world, "").with_username(&client.username);
+    other.allocate(&mut world);
+    other.permit(&mut world, socket(PEER));
+    other.send(&mut world, socket(PEER), &[0; 5_000]).silence();
 }

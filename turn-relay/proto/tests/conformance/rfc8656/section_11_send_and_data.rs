@@ -1,5 +1,7 @@
 //! RFC 8656 §11.2 and §11.3: Send and Data indications.
 
+use std::collections::HashSet;
+
 use turn_relay_proto::{
     address::{Family, Transport},
     counters::{Direction, DropReason},
@@ -276,4 +278,29 @@ fn a_client_over_ipv6_reaches_ipv4_peers_and_the_other_way_round() {
         let outcome = world.peer_says(relayed, peer, b"in");
         assert_eq!(outcome.stun().peer(), peer);
     }
+}
+
+#[test]
+fn transaction_ids_do_not_tell_how_many_indications_others_get() {
+    let mut world = World::new();
+    let (mut client, relayed) = Client::allocated(&mut world, "alice");
+    client.permit(&mut world, socket("198.51.100.1:9"));
+    let mut ids = HashSet::new();
+    for _ in 0..1000 {
+        let outcome = world.peer_says(relayed, socket("198.51.100.1:9"), b"x");
+        ids.insert(outcome.stun().id);
+    }
+    assert_eq!(ids.len(), 1000, "they are different");
+    // counted up, wherever in the ID and in whatever byte order, many would be near each other
+    let near = |ids: Vec<u128>| {
+        let mut ids = ids;
+        let unused = ids.iter().fold(0, |all, id| all | id).trailing_zeros();
+        ids.sort_unstable();
+        let pairs = ids.windows(2);
+        pairs
+            .filter(|pair| (pair[1] - pair[0]) >> unused < 1 << 16)
+            .count()
+    };
+    assert_eq!(near(ids.iter().copied().collect()), 0);
+    assert_eq!(near(ids.iter().map(|id| id.swap_bytes()).collect()), 0);
 }
