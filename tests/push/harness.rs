@@ -145,7 +145,7 @@ impl World {
     pub(crate) async fn gateway_with(&self, apps: Value, options: Options) -> Gateway {
         // a port that was free a moment ago may be taken: by then another one is tried
         for _ in 0..5 {
-            let ports = (free_port(), free_port());
+            let ports = free_ports();
             let config = self.write_config(&apps, &options, ports);
             let mut gateway = self.spawn(config, &options, ports, &[]);
             if gateway.comes_up().await {
@@ -162,7 +162,7 @@ impl World {
 
     /// What a gateway that refuses to start says on standard error, and its exit status.
     pub(crate) async fn refusal(&self, apps: Value, options: Options) -> (ExitStatus, String) {
-        let ports = (free_port(), free_port());
+        let ports = free_ports();
         let config = self.write_config(&apps, &options, ports);
         let mut gateway = self.spawn(config, &options, ports, &[]);
         let status = gateway.ended().await;
@@ -486,7 +486,9 @@ fn write_yaml(value: &Value, depth: usize, text: &mut String) {
     }
 }
 
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
+/// Two that are not the same.
+fn free_ports() -> (u16, u16) {
+    let [one, other] = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+    let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+    (port(&one), port(&other))
 }
