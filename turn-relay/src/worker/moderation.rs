@@ -16,7 +16,7 @@ const BUSY: usize = 400;
 const WINDOW: Duration = Duration::from_millis(10);
 
 /// The least time between two looks of a busy thread's. The kernel may add as much to it (`timer_slack_ns` in proc(5)).
-const PAUSE: Duration = Duration::from_micros(250);
+const PAUSE: Duration = Duration::from_micros(350);
 
 /// How busy a thread is.
 #[derive(Debug, Default)]
