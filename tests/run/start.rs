@@ -1,6 +1,6 @@
 //! What there has to be, and what is said when there is not.
 
-use std::fs;
+use std::{fs, thread, time::Duration};
 
 use serde_json::json;
 
@@ -88,6 +88,28 @@ fn a_configuration_that_is_bad_to_begin_with_ends_everything() {
         assert!(run.log().contains(&said), "{}", run.log());
         run.assert_nothing_is_left();
     }
+}
+
+/// What systemd expects of the supervisor is not what that expects of the services.
+#[test]
+fn with_systemds_watchdog_the_services_are_heard() {
+    let run = Setup::new()
+        .with_environment("WATCHDOG_USEC", "30000000")
+        .with_first_pause("10")
+        .start();
+    let pids = ["push", "turn"].map(|service| run.ready(service).unwrap());
+    for pid in pids {
+        let variables = fs::read(format!("/proc/{pid}/environ")).unwrap();
+        let variables = String::from_utf8(variables).unwrap();
+        assert!(variables.contains("WATCHDOG_USEC="), "{variables}");
+    }
+    // longer than the services may be silent with this pause
+    thread::sleep(Duration::from_secs(4));
+    assert_eq!(run.count("silent for too long"), 0, "{}", run.log());
+    assert_eq!(
+        ["push", "turn"].map(|service| run.ready(service).unwrap()),
+        pids
+    );
 }
 
 #[test]

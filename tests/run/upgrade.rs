@@ -55,6 +55,10 @@ fn a_version_that_does_not_start_takes_nothing_over_from_the_gateway() {
     assert!(refused, "{}", run.log());
     assert!(is_healthy(run.push));
     assert_eq!(run.ready("push"), before);
+    // the relay had to end first, and is there again
+    let again = eventually(|| run.count("the one before is started again") == 1);
+    assert!(again, "{}", run.log());
+    assert!(eventually(|| is_healthy(run.turn)), "{}", run.log());
 }
 
 #[test]

@@ -20,6 +20,9 @@ const START: Duration = Duration::from_secs(90);
 /// How long a child may take after a second signal.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
+/// A deadline that is looked at so much too late says more of who looks.
+const LATE: Duration = Duration::from_secs(2);
+
 /// How long is waited before a service is started again.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
@@ -65,6 +68,8 @@ pub(super) struct Service {
     pub(super) state: State,
     /// The process that the one in `state` takes over from.
     predecessor: Option<Predecessor>,
+    /// What `program` was before an upgrade, until the new one has served.
+    fallback: Option<Option<PathBuf>>,
 }
 
 /// A process that serves until its successor does, and then ends.
@@ -97,10 +102,14 @@ pub(super) struct Process {
     is_asked: bool,
     /// No word wins time any more.
     is_stopping_at_once: bool,
+    /// So that another signal is its second.
+    has_said_that_it_stops: bool,
     /// What it is sent once it can tell a second signal from the first.
     second: Option<Signal>,
     /// When it is killed, unless it says something before.
     deadline: Instant,
+    /// Whether its deadline has passed once while nobody looked.
+    was_forgiven: bool,
 }
 
 /// How far a reload is.
@@ -177,6 +186,7 @@ impl Service {
             program: None,
             state: State::Ended,
             predecessor: None,
+            fallback: None,
         }
     }
 
@@ -194,16 +204,17 @@ impl Service {
             .arg(&self.configuration)
             .args(&self.privileges)
             .args(self.predecessor.is_some().then_some("--beside"))
-            .env(
-                "WATCHDOG_USEC",
-                self.patience.silence.as_micros().to_string(),
-            )
             .stdin(Stdio::from(std::os::fd::OwnedFd::from(childs_end)))
             // Ctrl-C on a terminal is the supervisor's, who passes it on: otherwise it came twice.
             .process_group(0);
         for variable in &self.hidden {
             command.env_remove(variable);
         }
+        // systemd's is among those: this one is the supervisor's own
+        command.env(
+            "WATCHDOG_USEC",
+            self.patience.silence.as_micros().to_string(),
+        );
         let child = command.spawn()?;
         // Whoever waits for it does so by its ID.
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
@@ -220,8 +231,10 @@ impl Service {
             is_stopping: false,
             is_asked: false,
             is_stopping_at_once: false,
+            has_said_that_it_stops: false,
             second: None,
             deadline: now + START,
+            was_forgiven: false,
         });
         Ok(line)
     }
@@ -232,6 +245,7 @@ impl Service {
         if self.predecessor_goes_on() {
             return Verdict::Restart;
         }
+        self.fall_back();
         self.decide(Duration::ZERO, now)
     }
 
@@ -244,9 +258,17 @@ impl Service {
         }
         let before = self.program.replace(program.to_owned());
         if !self.is_ready() {
+            if matches!(&self.state, State::Running(process) if !process.is_stopping) {
+                self.program = before;
+                warn!(
+                    service = self.name,
+                    "it is just starting and stays as it is: send the signal again when it serves"
+                );
+            }
             return false;
         }
         if !self.is_gateway() {
+            self.fallback = Some(before);
             // Two relays cannot have the same ports: it is started again when the last call is over.
             if let State::Running(process) = &mut self.state {
                 process.stop(Signal::TERM, now);
@@ -268,8 +290,20 @@ impl Service {
         }
     }
 
+    /// Gives up an upgrade whose program has not served yet.
+    fn fall_back(&mut self) {
+        if let Some(before) = self.fallback.take() {
+            error!(
+                service = self.name,
+                "the other version does not start: the one before is started again"
+            );
+            self.program = before;
+        }
+    }
+
     /// Gives up an upgrade if the old process still serves.
     fn predecessor_goes_on(&mut self) -> bool {
+        let is_to_reload = self.is_reloading();
         match self.predecessor.take() {
             Some(predecessor) if !predecessor.process.is_stopping => {
                 error!(
@@ -278,6 +312,9 @@ impl Service {
                 );
                 self.program = predecessor.program;
                 self.state = State::Running(predecessor.process);
+                if is_to_reload {
+                    self.reload();
+                }
                 true
             }
             other => {
@@ -361,6 +398,7 @@ impl Service {
                 );
                 process.ready = Some(now);
                 self.has_served = true;
+                self.fallback = None;
                 if process.reload == Reload::Wanted {
                     process.signal(Signal::HUP);
                 }
@@ -448,6 +486,13 @@ impl Service {
             .chain(predecessor.map(|predecessor| &mut predecessor.process));
         let mut was_killed = false;
         for process in processes.filter(|process| process.deadline <= now) {
+            // Whoever looks so late was away, and so may have been the process (`docker pause`).
+            let is_late = now.duration_since(process.deadline) > LATE;
+            if is_late && !process.is_stopping_at_once && !process.was_forgiven {
+                process.was_forgiven = true;
+                process.deadline = now + self.patience.silence / 2 + LATE;
+                continue;
+            }
             error!(
                 service = self.name,
                 pid = process.pid.as_raw_nonzero().get(),
@@ -468,6 +513,9 @@ impl Service {
         };
         if served.is_none() && self.predecessor_goes_on() {
             return Verdict::Restart;
+        }
+        if served.is_none() {
+            self.fall_back();
         }
         let verdict = self.decide(served.unwrap_or_default(), now);
         if let State::Waiting(until) = &self.state {
@@ -526,6 +574,7 @@ impl Process {
             // Perhaps somebody stopped this process alone: it has its time, too.
             word if word == "STOPPING=1" || word.starts_with(MORE_TIME) => {
                 self.is_stopping = true;
+                self.has_said_that_it_stops = true;
                 if let Some(second) = self.second.take() {
                     self.signal(second);
                 }
@@ -533,6 +582,7 @@ impl Process {
             }
             _ => return,
         };
+        self.was_forgiven = false;
         if !self.is_stopping_at_once {
             self.deadline = now + patience;
         }
@@ -546,10 +596,13 @@ impl Process {
 
     /// It takes two signals, of which the second would be lost if it came before the first was seen.
     fn stop_at_once(&mut self, signal: Signal, now: Instant) {
-        if !self.is_stopping {
+        if !self.has_said_that_it_stops {
             self.second = Some(signal);
         }
-        self.stop(signal, now);
+        if self.has_said_that_it_stops || !self.is_stopping {
+            self.signal(signal);
+        }
+        self.is_stopping = true;
         self.is_stopping_at_once = true;
         self.deadline = now + AT_ONCE;
     }

@@ -315,15 +315,14 @@ impl Supervisor {
     fn look_at_the_time(&mut self) {
         let now = self.now();
         for index in 0..self.services.len() {
-            match self.services[index].state {
-                State::Waiting(until) if until <= now => self.start(index),
-                State::Running(_) => {
-                    let was_killed = self.services[index].kill_if_silent(now);
-                    if was_killed && self.stopping == Some(0) {
-                        self.stopping = Some(UNCLEAN);
-                    }
-                }
-                State::Waiting(_) | State::Ended => {}
+            // also one that an upgrade has left behind
+            if self.services[index].kill_if_silent(now) && self.stopping == Some(0) {
+                self.stopping = Some(UNCLEAN);
+            }
+            if let State::Waiting(until) = self.services[index].state
+                && until <= now
+            {
+                self.start(index);
             }
         }
     }
