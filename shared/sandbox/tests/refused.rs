@@ -142,6 +142,11 @@ mod linux {
         assert_refused(fs::read(format!("/proc/{parent}/environ")));
         assert_refused(fs::read(format!("/proc/{parent}/maps")));
         assert_refused(kill(parent, None).map_err(io::Error::from));
+        #[expect(unsafe_code, reason = "no library has it")]
+        // SAFETY: the call takes numbers alone
+        let sent = unsafe { libc::syscall(libc::SYS_tgkill, parent.as_raw(), parent.as_raw(), 0) };
+        assert_eq!(sent, -1);
+        assert_refused::<()>(Err(io::Error::last_os_error()));
         assert_refused(Command::new("/bin/true").status());
         // the network: as it was needed
         let address = listener.local_addr().unwrap();

@@ -184,6 +184,13 @@ async fn credentials_of(
     token: &Secret<String>,
 ) -> Vec<Finding> {
     let judge = Judge { url };
+    if context.homeserver.is_none() && reach::is_in_clear(base) {
+        return vec![judge.failure(
+            "no access token was sent: the address has no TLS",
+            "whoever is on the way would read it, as they read those of all users",
+            "serve the homeserver over HTTPS, and correct `base_url` in the well-known",
+        )];
+    }
     let Ok(mut bearer) = HeaderValue::try_from(format!("Bearer {}", token.expose())) else {
         return vec![judge.failure(
             "the access token has characters that no access token has",

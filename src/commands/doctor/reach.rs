@@ -136,6 +136,20 @@ pub(super) fn base_url(well_known: &Value) -> Option<Url> {
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
 }
 
+/// Whether what is sent there can be read on the way.
+pub(super) fn is_in_clear(url: &str) -> bool {
+    let Ok(url) = Url::parse(url) else {
+        return false;
+    };
+    let is_here = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    };
+    url.scheme() == "http" && !is_here
+}
+
 /// The base URL that clients have, without a slash at the end: as given, else as the well-known says, else
 /// `credentials.homeserver` where that can be the clients' address, too.
 pub(super) async fn public_base(context: &Context) -> Option<String> {
@@ -347,6 +361,25 @@ mod tests {
         ] {
             let ahead = ahead(at(sent), at(received), at(date));
             assert_eq!(ahead, expected, "{sent} {received} {date}");
+        }
+    }
+
+    #[test]
+    fn what_goes_to_others_without_tls_is_in_clear() {
+        for url in [
+            "http://matrix.example.org",
+            "http://192.0.2.1:8008/",
+            "http://[2001:db8::1]",
+        ] {
+            assert!(is_in_clear(url), "{url}");
+        }
+        for url in [
+            "https://matrix.example.org",
+            "http://localhost:8008",
+            "http://127.0.0.1:8008",
+            "http://[::1]",
+        ] {
+            assert!(!is_in_clear(url), "{url}");
         }
     }
 

@@ -102,6 +102,11 @@ impl Judge<'_> {
                 "everything here was tried at the URL of --homeserver, which clients may not use",
                 "mend `base_url`, or leave --homeserver out",
             ),
+            Some(_) | None if reach::is_in_clear(url.as_str()) => self.failure(
+                format!("clients are led to {}, which has no TLS", plain(&url)),
+                "whoever is on the way reads all that clients say and hear, and their access tokens",
+                "serve the homeserver over HTTPS, and write `https://` in `base_url`",
+            ),
             Some(_) | None => self.good(format!("clients are led to {}", plain(&url))),
         }
     }

@@ -69,7 +69,7 @@ pub(super) struct Service {
     /// The process that the one in `state` takes over from.
     predecessor: Option<Predecessor>,
     /// What `program` was before an upgrade, until the new one has served.
-    fallback: Option<Option<PathBuf>>,
+    fallback: Option<Before>,
 }
 
 /// A process that serves until its successor does, and then ends.
@@ -90,8 +90,16 @@ pub(super) enum State {
     Ended,
 }
 
+/// The program before an upgrade, as in [`Service::program`].
+#[derive(Debug)]
+struct Before(Option<PathBuf>);
+
 /// A process of a service.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is true for itself: there is no order of states"
+)]
 pub(super) struct Process {
     pub(super) pid: Pid,
     /// When it said that it serves.
@@ -268,7 +276,7 @@ impl Service {
             return false;
         }
         if !self.is_gateway() {
-            self.fallback = Some(before);
+            self.fallback = Some(Before(before));
             // Two relays cannot have the same ports: it is started again when the last call is over.
             if let State::Running(process) = &mut self.state {
                 process.stop(Signal::TERM, now);
@@ -292,12 +300,12 @@ impl Service {
 
     /// Gives up an upgrade whose program has not served yet.
     fn fall_back(&mut self) {
-        if let Some(before) = self.fallback.take() {
+        if let Some(Before(program)) = self.fallback.take() {
             error!(
                 service = self.name,
                 "the other version does not start: the one before is started again"
             );
-            self.program = before;
+            self.program = program;
         }
     }
 
