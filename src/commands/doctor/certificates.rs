@@ -28,7 +28,7 @@ use super::{
     Context,
     finding::{Finding, Topic},
     places,
-    turn::{Fault, Wire, explain},
+    turn::{self, Fault, Wire, explain},
 };
 use crate::commands::turn_uri::{Transport, Uri};
 
@@ -100,6 +100,7 @@ fn hosts(config: &Config) -> BTreeSet<String> {
     let uris = places::handed_out(config);
     let mut hosts: BTreeSet<_> = uris
         .iter()
+        .filter(|text| !turn::is_dtls(text))
         .filter_map(|text| Uri::parse(text))
         .filter(|uri| uri.transport == Transport::Tls)
         .map(|uri| uri.bare_host().to_owned())

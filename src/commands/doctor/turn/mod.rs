@@ -92,6 +92,14 @@ async fn try_uri(
 ) -> Vec<Finding> {
     let uri = match Uri::parse(text) {
         Some(uri) if !is_dtls(text) => uri,
+        Some(_) if !config.listen.dtls.is_empty() => {
+            return vec![Finding::skipped(
+                TOPIC,
+                text,
+                "TURN over DTLS is not tried: doctor does not speak it",
+                "try it with a client that does, such as coturn's `turnutils_uclient -S`",
+            )];
+        }
         Some(_) | None => {
             return vec![Finding::failure(
                 TOPIC,
@@ -272,6 +280,7 @@ fn family(context: &Context, server: IpAddr) -> Option<Family> {
         .map(|address| Family::of(*address))
 }
 
-fn is_dtls(uri: &str) -> bool {
+/// RFC 7350: TLS over UDP.
+pub(super) fn is_dtls(uri: &str) -> bool {
     uri.starts_with("turns:") && uri.ends_with("transport=udp")
 }
